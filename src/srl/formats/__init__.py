@@ -1,0 +1,1 @@
+"""One file per public trajectory format, each turning it into `srl.records.Trajectory`."""

@@ -1,0 +1,68 @@
+"""What flows through srl: an expert's trajectory, its steps, and the step instances cut from it.
+
+    Trajectory (problem, steps, answer)  ->  StepInstance (prompt, expert action), one per step
+
+No framework here: plain frozen dataclasses that every other module shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an expert: what it did, and what came back.
+
+    A step of a numbered solution keeps its text as written in `action`, heading included; `title` is then
+    that heading, character for character ("2. **Coprime pairs**:"), and starts a line of `action`.
+    """
+
+    action: str
+    """What the student must reproduce: the step's text, a command, a tool call. Never empty."""
+    title: str | None = None
+    """The heading inside `action`; None where the step has none, or has nothing else."""
+    observation: str | None = None
+    """What the environment answered; None in mathematics."""
+    thought: str | None = None
+    """The expert's own reasoning before the action: never shown in a prompt and never rewarded (paper §4.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """An expert's way from a problem to its answer."""
+
+    id: str
+    problem: str
+    steps: tuple[Step, ...]
+    answer: str | None = None
+    """The known final answer of the problem."""
+    verified: bool | None = None
+    """Whether the expert reached that answer; None: not known."""
+    conclusion: str | None = None
+    """What the expert wrote after the last step ("### Conclusion …", "Answer: 60"); not a step."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepInstance:
+    """One question to the student: the problem and the expert's steps before `step_index`; and its answer."""
+
+    trajectory_id: str
+    step_index: int
+    """1-based: the step that `expert_action` takes."""
+    prompt: tuple[Message, ...]
+    expert_action: str
+    next_title: str | None = None
+    """The title of this step, if the prompt gives it away (paper §4.2, footnote 1)."""
+    thought: str | None = None
+    """The expert's thought before this step, where it is known: a target for SFT only."""
