@@ -1,0 +1,36 @@
+"""Supervised Reinforcement Learning (SRL, arXiv 2510.25992): small models that learn from expert steps.
+
+`import srl` loads no torch; `SRLTrainer` and `SRLConfig` do so when they are first asked for.
+"""
+
+from importlib import metadata
+from typing import Any
+
+from srl.errors import UserError
+from srl.prompts import parse_completion, step_prompt
+from srl.records import Step, StepInstance, Trajectory
+from srl.similarity import ratio
+from srl.steps import step_instances
+
+__version__ = metadata.version("srl")
+
+__all__ = [
+    "SRLConfig",
+    "SRLTrainer",
+    "Step",
+    "StepInstance",
+    "Trajectory",
+    "UserError",
+    "parse_completion",
+    "ratio",
+    "step_instances",
+    "step_prompt",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("SRLConfig", "SRLTrainer"):
+        from srl import trainer
+
+        return getattr(trainer, name)
+    raise AttributeError(f"module 'srl' has no attribute {name!r}")

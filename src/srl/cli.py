@@ -1,0 +1,169 @@
+"""The command line: `srl steps | train | sample | demo | tiny`. Every command is a thin call into one module.
+
+Heavy imports (torch, trl) stand inside the commands that need them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from srl.errors import UserError
+from srl.formats.solutions import Columns
+from srl.prepare import StepOptions, prepare
+from srl.recipe import Recipe, read_recipe
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Cut expert trajectories into step instances, and report what was kept and why the rest was not."""
+
+    source: tyro.conf.Positional[Path]
+    """A JSONL, JSON or parquet file, or a folder of such files."""
+    out: Path
+    """The data folder to write, for `data.path` of a recipe."""
+    problem_field: str | None = None
+    """Column of the problem. Guessed for known data sets, as is the solution's."""
+    solution_field: str | None = None
+    """Column of the written solution."""
+    answer_field: str | None = None
+    """Column of the known final answer: solutions that miss it are left out."""
+    correct_field: str | None = None
+    """Column that says whether the solution is right (true/false, yes/no)."""
+    problems: Path | None = None
+    """A file of problems (`id`, problem, maybe answer) to join to the solutions by `id`."""
+    overwrite: bool = False
+    """Replace a non-empty output folder."""
+    show: int = 0
+    """Print this many instances as the student sees them."""
+    options: Annotated[StepOptions, tyro.conf.arg(name="")] = field(default_factory=StepOptions)
+
+    def run(self) -> None:
+        """Write the data folder and print the report."""
+        columns = Columns(self.problem_field, self.solution_field, self.answer_field, self.correct_field)
+        report = prepare(
+            self.source, self.out, columns, self.options, problems=self.problems, overwrite=self.overwrite
+        )
+        print("\n".join(report.lines()))
+        if self.show:
+            from srl.show import show_instances
+
+            show_instances(self.out / "train.steps.jsonl", self.show)
+        print(f"wrote {self.out}/; next: srl train RECIPE --data.path {self.out}")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train from a recipe: `srl train RECIPE.toml [--section.key value …]`; flags override the file."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    resume: bool = False
+    """Go on from the last checkpoint of a run that was stopped."""
+    overwrite: bool = False
+    """Delete an earlier run in the same folder."""
+
+    def run(self) -> None:
+        """Train and say where the model is."""
+        from srl.train import train
+
+        model = train(self.recipe, resume=self.resume, overwrite=self.overwrite)
+        print(f"wrote {model}/")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Watch a model think and act, step by step, on a problem."""
+
+    model: tyro.conf.Positional[str]
+    """A run folder, a model folder or a Hub id."""
+    problem: str
+    """The problem to solve."""
+    max_steps: int = 12
+    """Stop after so many steps."""
+    max_completion_length: int = 512
+    """Tokens per step, thought included."""
+    temperature: float = 0.0
+    """0: always the likeliest token."""
+    seed: int = 0
+
+    def run(self) -> None:
+        """Print the steps as they come."""
+        from srl.sample import sample
+
+        sample(
+            self.model,
+            self.problem,
+            max_steps=self.max_steps,
+            max_completion_length=self.max_completion_length,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train a tiny base model and then SRL on it, on a CPU, and compare before and after."""
+
+    out: Path = Path("runs/demo")
+    """The folder for data, models and runs."""
+    seed: int = 0
+    overwrite: bool = False
+    """Replace an earlier demo in the same folder."""
+
+    def run(self) -> None:
+        """Run the whole demo."""
+        from srl.demo import demo
+
+        demo(self.out, seed=self.seed, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Write the embedded tiny Qwen2 model, untrained, to try a recipe or a data set with."""
+
+    out: Path
+    """The model folder to write."""
+    seed: int = 0
+
+    def run(self) -> None:
+        """Write the model folder."""
+        from srl.files import new_folder
+        from srl.tiny import write_model
+
+        with new_folder(self.out) as folder:
+            write_model(folder, self.seed)
+        print(f"wrote {self.out}/")
+
+
+Command = (
+    Annotated[Steps, tyro.conf.subcommand("steps")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Tiny, tyro.conf.subcommand("tiny")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `srl`. A `UserError` is one line on standard error and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+            recipe = read_recipe(Path(arguments[1]))
+            command = tyro.cli(Train, args=arguments[2:], default=Train(recipe), prog="srl train RECIPE")
+        else:
+            command = tyro.cli(Command, args=arguments, prog="srl", description=__doc__.splitlines()[0])
+        command.run()
+    except UserError as error:
+        print(f"srl: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Rows with a problem column and a written-solution column -> trajectories, cut at the numbered steps.
+
+The kind of s1K-1.1 (`question`, `deepseek_attempt`) and of any DeepSeek, Qwen or Llama solutions in a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from srl.errors import UserError
+from srl.files import Row
+from srl.formats.numbered import cut_steps
+from srl.records import Trajectory
+
+KNOWN_COLUMNS = (
+    ("question", "deepseek_attempt"),  # s1K-1.1: `solution` there is the data set's reference, not R1's text
+    ("problem", "solution"),
+    ("question", "solution"),
+    ("instruction", "answer"),
+    ("instruction", "output"),
+    ("prompt", "response"),
+)
+"""(problem, solution) columns of known data sets, tried in this order."""
+
+RIGHT, WRONG = ("true", "yes", "correct", "1"), ("false", "no", "incorrect", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which fields of a row hold what; None: guess the two texts, leave answer and correctness unknown."""
+
+    problem: str | None = None
+    solution: str | None = None
+    answer: str | None = None
+    correct: str | None = None
+
+    def resolve(self, row: Row) -> Columns:
+        """The same with problem and solution filled in from the fields of a first row.
+
+        Raises:
+            UserError: no known pair of columns, naming the flags to give.
+        """
+        for problem, solution in KNOWN_COLUMNS:
+            pair = Columns(self.problem or problem, self.solution or solution, self.answer, self.correct)
+            if pair.problem in row.value and pair.solution in row.value:
+                return pair
+        raise UserError(
+            f"{row.where}: expected a problem and a solution, found the fields {_listed(row.value)}; "
+            "name them with --problem-field and --solution-field"
+        )
+
+
+def read_solution(row: Row, columns: Columns, trajectory_id: str) -> Trajectory:
+    """One row as a trajectory; `verified` as far as a correctness column says.
+
+    Raises:
+        UserError: a named field is missing or not text.
+        NotNumbered: the solution is not in numbered steps.
+    """
+    cut = cut_steps(_text(row, columns.solution))
+    return Trajectory(
+        id=trajectory_id,
+        problem=_text(row, columns.problem).strip(),
+        steps=cut.steps,
+        answer=_text(row, columns.answer).strip() if columns.answer else None,
+        verified=_verdict(row, columns.correct) if columns.correct else None,
+        conclusion=cut.conclusion,
+        metadata={"where": row.where, "family": cut.family},
+    )
+
+
+def _text(row: Row, field: str | None) -> str:
+    value = _value(row, field)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise UserError(f"{row.where}: expected text in `{field}`, found {type(value).__name__}")
+    return value
+
+
+def _verdict(row: Row, field: str) -> bool:
+    value = str(_value(row, field)).strip().lower()
+    if value not in RIGHT + WRONG:
+        raise UserError(f"{row.where}: expected {'/'.join(RIGHT)} or {'/'.join(WRONG)} in `{field}`, found {value!r}")
+    return value in RIGHT
+
+
+def _value(row: Row, field: str | None) -> Any:
+    if field not in row.value:
+        raise UserError(f"{row.where}: no field `{field}`; it has {_listed(row.value)}")
+    return row.value[field]
+
+
+def _listed(row: Mapping[str, Any] | Collection[str]) -> str:
+    return ", ".join(f"`{name}`" for name in row) or "none"

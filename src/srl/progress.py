@@ -1,0 +1,85 @@
+"""What a person sees of a training run, and what metrics.jsonl keeps of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from srl.run_folder import append_metrics
+
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "reward_before_filtering": "reward {:.3f}",
+    "kept_fraction": "kept {:.0%}",
+    "format_error_rate": "malformed {:.0%}",
+    "mean_token_accuracy": "token accuracy {:.3f}",
+    "samples_per_second": "{:.0f} samples/s",
+    "eval_reward": "held-out reward {:.3f}",
+    "eval_exact_step_rate": "exact steps {:.1%}",
+    "eval_loss": "held-out loss {:.3f}",
+}
+"""The few of TRL's and our metrics that are shown while waiting, in this order."""
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class RunProgress(TrainerCallback):
+    """A bar with ETA on a terminal, plain lines otherwise; every logged metric to metrics.jsonl. Rank 0 only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bar: Progress | None = None
+        self.started = self.last_line = 0.0
+        self.first_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clock, and the bar on a terminal."""
+        self.started, self.first_step = time.monotonic(), state.global_step
+        if state.is_world_process_zero and sys.stdout.isatty():
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=Console())
+            self.bar.start()
+            self.bar.add_task("", total=state.max_steps, completed=state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Keep the metrics; show the few that tell how it goes."""
+        if not state.is_world_process_zero:
+            return
+        append_metrics(self.folder, {"step": state.global_step, **logs})
+        shown = [form.format(logs[name]) for name, form in SHOWN.items() if logs.get(name) is not None]
+        evaluated = any(name.startswith("eval_") for name in logs)
+        if self.bar and evaluated:
+            self.bar.console.print(f"step {state.global_step}: {', '.join(shown)}")
+        elif self.bar:
+            self.bar.update(self.bar.tasks[0].id, completed=state.global_step, description=", ".join(shown))
+        elif shown and (evaluated or self._is_due(state)):
+            print(f"step {state.global_step}/{state.max_steps}  {', '.join(shown)}{self._remaining(state)}", flush=True)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take the bar away."""
+        if self.bar:
+            self.bar.stop()
+
+    def _is_due(self, state: TrainerState) -> bool:
+        due = state.global_step >= state.max_steps or time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES
+        if due:
+            self.last_line = time.monotonic()
+        return due
+
+    def _remaining(self, state: TrainerState) -> str:
+        done = state.global_step - self.first_step
+        if not done or done >= state.max_steps - self.first_step:
+            return ""
+        seconds = (time.monotonic() - self.started) / done * (state.max_steps - state.global_step)
+        return f"  {timedelta(seconds=round(seconds))} left"

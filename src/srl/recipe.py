@@ -1,0 +1,179 @@
+"""A recipe: everything that decides a training run, as typed, frozen models read from TOML.
+
+Keys carry TRL's names where TRL has one. The table `[trl]` hands any further option to TRL's own config
+(`GRPOConfig` or `SFTConfig`): loss_type, scale_rewards, epsilon, beta, use_vllm, report_to, deepspeed, …
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from srl.errors import UserError
+
+Option = bool | int | float | str
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Model(_Table):
+    """Where training starts."""
+
+    model_name_or_path: str = Field(description="A Hub id, a model folder, or the folder of an earlier srl run.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the weights; on a GPU the arithmetic is bfloat16 anyway. AdamW at 5e-7 needs float32."
+    )
+    use_peft: bool = Field(False, description="Train LoRA adapters; the run's model/ holds them merged.")
+    lora_r: int = Field(16, ge=1, description="LoRA rank.")
+    lora_alpha: int = Field(32, ge=1, description="LoRA scale, divided by the rank.")
+    lora_target_modules: str = Field("all-linear", description="Modules to adapt, comma-separated.")
+
+
+class Data(_Table):
+    """What is trained on."""
+
+    path: Path = Field(description="A folder that `srl steps` wrote.")
+    max_prompt_length: int = Field(2048, ge=1, description="In tokens; a longer prompt is an error, never cut.")
+    drop_long_prompts: bool = Field(False, description="Leave longer prompts out (counted) instead of stopping.")
+
+
+class Optim(_Table):
+    """The optimizer, AdamW, and the length of training."""
+
+    learning_rate: float = Field(5e-7, gt=0)
+    lr_scheduler_type: str = Field("constant", description="A schedule of transformers: constant, cosine, linear, …")
+    warmup_steps: float = Field(0, ge=0, description="Steps, or below 1 the share of all steps.")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    num_train_epochs: float = Field(30, gt=0, description="Passes over the data; refills are not counted.")
+    max_steps: int = Field(-1, description="Optimizer steps; overrides num_train_epochs if positive.")
+    per_device_train_batch_size: int = Field(8, ge=1, description="Rows in one forward and backward pass.")
+
+
+class Rollout(_Table):
+    """Sampling, for the stages srl and rlvr."""
+
+    prompts_per_step: int = Field(512, ge=1, description="Groups in one batch, over all processes (the paper's B).")
+    num_generations: int = Field(8, ge=2, description="Rollouts per prompt (the paper's G).")
+    temperature: float = Field(1.0, gt=0)
+    max_completion_length: int = Field(2048, ge=1, description="In tokens; a longer completion is malformed.")
+    dynamic_sampling: bool = Field(True, description="Train on informative groups only, refilling the batch.")
+    min_reward_std: float = Field(0.01, ge=0, description="A group is informative above this std of its rewards.")
+    max_refills: int = Field(10, ge=0, description="Further sampling rounds before a batch is trained on short.")
+
+
+class Sft(_Table):
+    """Supervised fine-tuning, for the stage sft."""
+
+    target: Literal["steps", "solution"] = Field("steps", description="One row per step, or whole solutions.")
+    rows_per_step: int = Field(64, ge=1, description="Rows in one batch, over all processes.")
+
+
+class Validation(_Table):
+    """Evaluation on the held-out problems; the best checkpoint becomes the run's model."""
+
+    eval_steps: int = Field(10, ge=0, description="Every so many steps (also when checkpoints are saved); 0: never.")
+    num_generations: int = Field(1, ge=1, description="Rollouts per held-out prompt (srl, rlvr).")
+    max_rows: int = Field(0, ge=0, description="Use only the first rows; 0: all.")
+    per_device_eval_batch_size: int = Field(64, ge=1)
+
+
+class Checkpoints(_Table):
+    """What is kept for resuming."""
+
+    save_steps: int = Field(0, ge=0, description="Every so many steps; 0: as often as validation.")
+    save_total_limit: int = Field(2, ge=1, description="Checkpoints kept: the newest ones and the best.")
+
+
+class Recipe(_Table):
+    """One training run. The same file with another `stage` and `output_dir` continues where it ended."""
+
+    stage: Literal["sft", "srl", "rlvr"] = Field(description="What to train with.")
+    output_dir: Path = Field(description="The run folder.")
+    seed: int = 42
+    model: Model
+    data: Data
+    optim: Optim = Optim()
+    rollout: Rollout = Rollout()
+    sft: Sft = Sft()
+    validation: Validation = Validation()
+    checkpoints: Checkpoints = Checkpoints()
+    trl: dict[str, Option] = Field(default={}, description="Further options of TRL's GRPOConfig or SFTConfig.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        evaluation = self.validation
+        if evaluation.eval_steps and self.save_steps % evaluation.eval_steps:
+            raise ValueError("checkpoints.save_steps must be a multiple of validation.eval_steps")
+        if evaluation.per_device_eval_batch_size % evaluation.num_generations:
+            raise ValueError("validation.per_device_eval_batch_size must be a multiple of validation.num_generations")
+        return self
+
+    @property
+    def save_steps(self) -> int:
+        """Steps between checkpoints; 0: only at the end."""
+        return self.checkpoints.save_steps or self.validation.eval_steps
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a TOML recipe; a bare name such as `math-7b-srl` means a recipe that comes with srl.
+
+    Raises:
+        UserError: no such file or name, broken TOML, a misspelt key (with a suggestion), a wrong value.
+    """
+    packaged = resources.files("srl") / "recipes" / f"{path}.toml"
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif packaged.is_file():
+        text = packaged.read_text(encoding="utf-8")
+    else:
+        names = sorted(f.name.removesuffix(".toml") for f in (resources.files("srl") / "recipes").iterdir())
+        raise UserError(f"{path}: no such recipe file; or one of srl's own: {', '.join(names)}")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem of a recipe, in one line."""
+    problem = error.errors()[0]
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key `{key}`{suggest(str(problem['loc'][-1]), _keys(Recipe))}"
+    if problem["type"] == "missing":
+        return f"missing key `{key}`"
+    return f"`{key}`: {problem['msg']}, found {problem['input']!r}"
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """`; did you mean x?`, or nothing if no known name is near."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _keys(table: type[BaseModel]) -> list[str]:
+    keys = []
+    for name, field in table.model_fields.items():
+        keys.append(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation)
+    return keys
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """The recipe as TOML that `read_recipe` reads back to an equal recipe."""
+    values: dict[str, Any] = recipe.model_dump(mode="json")
+    return tomli_w.dumps(values)

@@ -1,0 +1,141 @@
+"""A run folder: what a training run leaves behind, and how a later run finds it.
+
+    config.toml       the resolved recipe; `srl train config.toml` repeats the run
+    run.json          versions, git commit, command, where training started, how it ended
+    metrics.jsonl     one line per logged step, TRL's metric names
+    completions/      the rollouts of each step (parquet)
+    checkpoint-N/     for `--resume`
+    model/            the trained model, for `from_pretrained` (LoRA already merged; also as adapter/)
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from srl.errors import UserError
+from srl.files import refuse_to_overwrite, write_text
+from srl.recipe import Recipe, read_recipe, recipe_toml
+
+PACKAGES = ("srl", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "math-verify")
+
+
+def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Path | None:
+    """Prepare the run folder; returns the checkpoint to resume from, or None for a fresh start.
+
+    Raises:
+        UserError: the folder is not empty and neither flag is given; it is not a run of srl; the recipe to
+            resume differs from the one that was started.
+    """
+    folder = recipe.output_dir
+    if resume and (folder / "config.toml").is_file():
+        _refuse_another_recipe(folder, recipe)
+        if finished_model(folder):
+            raise UserError(f"{folder}: this run has finished; nothing to resume")
+        checkpoint = last_checkpoint(folder)
+        truncate_metrics(folder, step=int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        return checkpoint
+    refuse_to_overwrite(folder, overwrite=overwrite, remedies="--resume it, or --overwrite it")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / "run.json").is_file():
+            raise UserError(f"{folder}: --overwrite deletes runs of srl only, and this folder has no run.json")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.toml", recipe_toml(recipe))
+    return None
+
+
+def _refuse_another_recipe(folder: Path, recipe: Recipe) -> None:
+    before, now = read_recipe(folder / "config.toml").model_dump(), recipe.model_dump()
+    differing = [key for key in now if now[key] != before[key]]
+    if differing:
+        raise UserError(f"{folder}: cannot resume with another recipe; differs in {', '.join(differing)} from config.toml")
+
+
+def write_run_facts(folder: Path, **facts: Any) -> None:
+    """Add facts to run.json; the first call also records versions, commit, command and machine."""
+    path = folder / "run.json"
+    known = json.loads(path.read_text()) if path.is_file() else _environment()
+    write_text(path, json.dumps({**known, **facts}, indent=2) + "\n")
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder the command runs in, "-dirty" if changed; None outside git."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() or None
+
+
+def append_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Add one line to metrics.jsonl."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(metrics) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All complete lines of metrics.jsonl, in order; the rest of a line that a kill cut short is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Forget what was logged after `step` (all, if 0): the resumed run will log it again."""
+    kept = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; one that a kill cut short has no readable trainer state."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        return path
+    return None
+
+
+def finished_model(folder: Path) -> Path | None:
+    """The `model/` of a finished run; None while it is not there."""
+    return folder / "model" if (folder / "model" / "config.json").is_file() else None
+
+
+def resolve_model(name_or_path: str) -> str:
+    """The model to load for a Hub id, a model folder, or a run folder (then its `model/`).
+
+    Raises:
+        UserError: a run folder whose run has not finished; a path that does not exist.
+    """
+    path = Path(name_or_path)
+    if (path / "run.json").is_file():
+        model = finished_model(path)
+        if model is None:
+            raise UserError(f"{path}: this run has no model/ yet; finish it first: srl train {path}/config.toml --resume")
+        return str(model)
+    if not path.exists() and (path.is_absolute() or name_or_path.count("/") != 1 or name_or_path.startswith(".")):
+        raise UserError(f"{name_or_path}: expected a Hub id, a model folder or a run folder; no such folder")
+    return name_or_path

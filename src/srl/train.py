@@ -1,0 +1,263 @@
+"""One recipe -> data, model, trainer, run folder. The whole way from `srl train` to TRL.
+
+Stages differ in rows and objective only: "sft" is TRL's `SFTTrainer`; "srl" and "rlvr" are `SRLTrainer`
+with another reward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, Trainer
+from trl import SFTConfig, SFTTrainer
+
+from srl.errors import UserError
+from srl.prompts import format_completion
+from srl.recipe import Recipe, suggest
+from srl.rewards import answer_correctness, step_similarity
+from srl.progress import RunProgress
+from srl.run_folder import last_checkpoint, open_run, resolve_model, write_run_facts
+from srl.trainer import SRLConfig, SRLTrainer
+
+
+def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Run one stage to its end and return the folder of the trained model.
+
+    Raises:
+        UserError: data, model, recipe or run folder are not as they must be; nothing has been written then.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL would report each run to its makers
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    processes = PartialState()
+
+    model_path = resolve_model(recipe.model.model_name_or_path)
+    tokenizer = load_tokenizer(model_path)
+    train_rows = load_rows(recipe, "train", tokenizer)
+    eval_rows = load_rows(recipe, "validation", tokenizer) if recipe.validation.eval_steps else None
+    if not train_rows:
+        raise UserError(f"{recipe.data.path}: no rows to train on")
+    options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
+
+    checkpoint = None
+    with processes.main_process_first():
+        if processes.is_main_process:
+            checkpoint = open_run(recipe, resume=resume, overwrite=overwrite)
+            write_run_facts(recipe.output_dir, starts_from=model_path, system_prompt=_system_prompt(train_rows))
+        elif resume:
+            checkpoint = last_checkpoint(recipe.output_dir)
+
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+    trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows, resuming=checkpoint is not None)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return save_model(recipe, trainer, model_path, processes)
+
+
+def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; refuses one that cannot render our conversations."""
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    if tokenizer.chat_template is None:
+        raise UserError(f"{model_path}: its tokenizer has no chat template; use an instruction-tuned model or add one")
+    opening = tokenizer.apply_chat_template([{"role": "user", "content": ""}], add_generation_prompt=True, tokenize=False)
+    if opening.rstrip().endswith("<think>"):
+        raise UserError(
+            f"{model_path}: its chat template opens <think> itself, so every completion would lack the tag; "
+            "use a template that ends with the assistant's turn"
+        )
+    return tokenizer
+
+
+# --- rows -------------------------------------------------------------------------------------------
+
+
+def load_rows(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
+    """The rows of one split in the shape that the stage's trainer takes; None if there is no such split.
+
+    Memory-mapped: memory does not grow with their number.
+    """
+    kind = "steps" if recipe.stage == "srl" or (recipe.stage, recipe.sft.target) == ("sft", "steps") else "problems"
+    path = recipe.data.path / f"{split}.{kind}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; write it first: srl steps SOLUTIONS --out {recipe.data.path}")
+    if path.stat().st_size == 0:
+        return None
+    rows = Dataset.from_json(str(path))
+    if recipe.stage == "rlvr":
+        rows = _with_known_answer(rows, path)
+    rows = _within_length(rows, recipe, tokenizer, path)
+    if recipe.stage == "sft":
+        rows = rows.map(_sft_row, remove_columns=rows.column_names)
+    limit = recipe.validation.max_rows if split == "validation" else 0
+    return rows.select(range(min(limit, len(rows)))) if limit else rows
+
+
+def _sft_row(row: dict[str, Any]) -> dict[str, Any]:
+    target = row["solution"] if "solution" in row else format_completion(row["thought"], row["expert_action"])
+    return {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": target}]}
+
+
+def _with_known_answer(rows: Dataset, path: Path) -> Dataset:
+    known = rows.filter(lambda row: row["answer"] is not None)
+    if not known:
+        raise UserError(f"{path}: none of {len(rows)} problems has a known answer; give srl steps an --answer-field")
+    if len(known) < len(rows):
+        print(f"{path}: {len(rows) - len(known)} of {len(rows)} problems have no known answer and are left out")
+    return known
+
+
+def _within_length(rows: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, path: Path) -> Dataset:
+    """Check every prompt's length: cutting one silently would change the question."""
+    limit = recipe.data.max_prompt_length
+
+    def lengths(batch: dict[str, list[Any]]) -> dict[str, list[int]]:
+        prompts = tokenizer.apply_chat_template(batch["prompt"], add_generation_prompt=True, return_dict=True)
+        return {"length": [len(ids) for ids in prompts["input_ids"]]}
+
+    all_lengths = rows.map(lengths, batched=True, remove_columns=rows.column_names)["length"]
+    fitting = [index for index, length in enumerate(all_lengths) if length <= limit]
+    n_long = len(rows) - len(fitting)
+    if n_long and not recipe.data.drop_long_prompts:
+        line = next(i for i, length in enumerate(all_lengths) if length > limit) + 1
+        raise UserError(
+            f"{path}:{line}: a prompt of {all_lengths[line - 1]} tokens, the limit is {limit} ({n_long} of {len(rows)} "
+            "are longer); raise data.max_prompt_length or set data.drop_long_prompts"
+        )
+    if n_long:
+        print(f"{path}: {n_long} of {len(rows)} prompts are longer than {limit} tokens and are left out")
+    return rows.select(fitting) if n_long else rows
+
+
+def _system_prompt(rows: Dataset) -> str:
+    first = rows[0]["prompt"][0]
+    return first["content"] if first["role"] == "system" else ""
+
+
+# --- trainer ----------------------------------------------------------------------------------------
+
+
+def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool) -> dict[str, Any]:
+    """The recipe as keyword arguments of `SFTConfig` or `SRLConfig`.
+
+    Raises:
+        UserError: a batch that the processes cannot share out evenly; an unknown or doubly set TRL option.
+    """
+    rollout, validation = recipe.rollout, recipe.validation
+    batch_rows = (
+        recipe.sft.rows_per_step if recipe.stage == "sft" else rollout.prompts_per_step * rollout.num_generations
+    )
+    rows_per_pass = recipe.optim.per_device_train_batch_size * num_processes
+    if batch_rows % rows_per_pass:
+        raise UserError(
+            f"a batch of {batch_rows} rows cannot be shared by {num_processes} process(es) in passes of "
+            f"{recipe.optim.per_device_train_batch_size}: it must be a multiple of {rows_per_pass}"
+        )
+    options = recipe.optim.model_dump() | {
+        "output_dir": str(recipe.output_dir),
+        "seed": recipe.seed,
+        "gradient_accumulation_steps": batch_rows // rows_per_pass,
+        "bf16": torch.cuda.is_available(),
+        "gradient_checkpointing": torch.cuda.is_available(),
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "steps" if recipe.save_steps else "no",
+        "save_steps": recipe.save_steps or 1,
+        "save_total_limit": recipe.checkpoints.save_total_limit,
+    }
+    if has_validation:
+        options |= {
+            "eval_strategy": "steps",
+            "eval_steps": validation.eval_steps,
+            "eval_on_start": True,
+            "per_device_eval_batch_size": validation.per_device_eval_batch_size,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss" if recipe.stage == "sft" else "eval_reward",
+            "greater_is_better": recipe.stage != "sft",
+        }
+    if recipe.stage != "sft":
+        options |= rollout.model_dump(exclude={"prompts_per_step"})
+        options |= {"num_generations_eval": validation.num_generations}
+    return options | _trl_options(recipe, options)
+
+
+def _trl_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
+    config = SFTConfig if recipe.stage == "sft" else SRLConfig
+    known = [field.name for field in dataclasses.fields(config)]
+    ours = {*recipe.optim.model_dump(), *recipe.rollout.model_dump(), "output_dir", "seed", "eval_steps", "save_steps"}
+    for name in recipe.trl:
+        if name not in known:
+            raise UserError(f"[trl] unknown option `{name}` of {config.__name__}{suggest(name, known)}")
+        if name in ours & set(options):
+            raise UserError(f"[trl] `{name}` has its own place in the recipe; set it there")
+    return recipe.trl
+
+
+def build_trainer(
+    recipe: Recipe,
+    options: dict[str, Any],
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    train_rows: Dataset,
+    eval_rows: Dataset | None,
+    *,
+    resuming: bool = False,
+) -> Trainer:
+    """TRL's trainer for the stage, with our progress and run folder attached."""
+    common = {
+        "model": model,
+        "train_dataset": train_rows,
+        "eval_dataset": eval_rows,
+        "processing_class": tokenizer,
+        "peft_config": _lora(recipe) if recipe.model.use_peft else None,
+        "callbacks": [RunProgress(recipe.output_dir)],
+    }
+    if resuming:
+        options = options | {"eval_on_start": False}
+    if recipe.stage == "sft":
+        trainer = SFTTrainer(args=SFTConfig(**options, max_length=None), **common)
+    else:
+        reward = step_similarity if recipe.stage == "srl" else answer_correctness
+        trainer = SRLTrainer(args=SRLConfig(**options), reward_funcs=reward, **common)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _lora(recipe: Recipe) -> LoraConfig:
+    modules = recipe.model.lora_target_modules
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.model.lora_r,
+        lora_alpha=recipe.model.lora_alpha,
+        target_modules=modules if modules == "all-linear" else modules.split(","),
+    )
+
+
+def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: PartialState) -> Path:
+    """Write `model/` whole or not at all. LoRA is merged, so that a later stage starts from what was trained."""
+    folder = recipe.output_dir
+    written = folder / ".model"
+    trainer.save_model(str(written))
+    if processes.is_main_process:
+        if recipe.model.use_peft:
+            (folder / "adapter").exists() and shutil.rmtree(folder / "adapter")
+            written.rename(folder / "adapter")
+            base = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+            PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(written)
+            trainer.processing_class.save_pretrained(written)
+        written.rename(folder / "model")
+        state = trainer.state
+        write_run_facts(
+            folder, finished_steps=state.global_step, best_step=state.best_global_step, best_metric=state.best_metric
+        )
+    processes.wait_for_everyone()
+    return folder / "model"
