@@ -31,7 +31,6 @@ Reason = Literal[
     "numbers not 1..k",
     "step without text",
     "section between steps",
-    "mostly outside the steps",
 ]
 
 # The heading families, the most prominent first. A pattern starts with its line, captures the number and ends
@@ -74,7 +73,6 @@ _PARAGRAPH = re.compile(r"^[ \t\r]*\n(?=\S)(?![-+*][ \t]|[0-9]+[.)])", re.M)  # 
 _UNINDENTED = re.compile(rf"^(?=\S)(?!{_RULE}$)", re.M)
 
 _SHORT_LINE = 100  # a longer "Step 2: …" line is prose, not a title
-_OUTSIDE = 500  # characters by which introduction and conclusion may outweigh short steps
 _MANY_LINES = 10_000  # nobody writes so many numbered lines
 
 
@@ -111,7 +109,10 @@ class _Line(NamedTuple):
 
 
 def cut_steps(solution: str) -> Cut:
-    r"""Cut a solution at its numbered headings; raises NotNumbered where that would be a guess.
+    r"""Cut a solution at its numbered headings.
+
+    Raises:
+        NotNumbered: it has none that count 1..k, or where to cut would be a guess.
 
     >>> cut = cut_steps("Let us see.\n\n1. **Add**: 2 + 2 = 4\n2. **Double**: 8\n\nAnswer: 8")
     >>> [step.action for step in cut.steps]
@@ -125,11 +126,8 @@ def cut_steps(solution: str) -> Cut:
     # The same text, offset for offset, with code and closed formulas made unreadable.
     masked = _OPAQUE.sub(lambda found: found[0] if "" in found.groups() else "x" * len(found[0]), text)
     headings = _choose(_numbered_lines(masked))
-    family = max(heading.family for heading in headings)
+    family = max(heading.family for heading in headings)  # the plainest, if they differ
     trailer = _trailer_start(masked, headings, is_list=_NAMES[family].startswith("1."))
-    inside = trailer - headings[0].start
-    if len(text) - inside > inside + _OUTSIDE:  # a list of cases or givens, not the solution
-        raise NotNumbered("mostly outside the steps", f"{inside} of {len(text)} characters are inside")
     starts = [0, *(heading.start for heading in headings[1:]), trailer]
     steps = [_step(text, heading, *span) for heading, span in zip(headings, pairwise(starts), strict=True)]
     first, _, rest = text[trailer:].strip().partition("\n")
@@ -190,8 +188,8 @@ def _trailer_start(masked: str, headings: list[_Line], *, is_list: bool) -> int:
     if any(found.start() not in starts for found in section.finditer(masked, first.start, last.start)):
         raise NotNumbered("section between steps")
     found = [pattern.search(masked, last.end) for pattern in (_LABEL, _SEPARATOR, section)]
-    # Where the earlier steps are indented, an unindented paragraph has left the list (as in Markdown), unless
-    # the step announces it: "3. Solve:".
+    # Where no earlier step has an unindented line, an unindented paragraph has left the list (as in Markdown)
+    # unless the step announces it: "3. Solve:". "Therefore …" is a conclusion only in this way.
     if is_list and not any(_UNINDENTED.search(masked, a.end, b.start) for a, b in pairwise(headings)):
         paragraph = _PARAGRAPH.search(masked, last.end)
         if paragraph and not masked[last.start : paragraph.start()].rstrip("* \t\r\n").endswith(":"):
