@@ -93,9 +93,7 @@ CUT = [
     ),
     (
         "Step N: is a title only as a short line of one sentence with text below",
-        "Step 1: Add the numbers.\n4\nStep 2: We double. That is 8.\nYes.\nStep 3: "
-        + "So " * 50
-        + "\nA\nStep 4: Done",
+        "Step 1: Add the numbers.\n4\nStep 2: We double. That is 8.\nYes.\nStep 3: " + "So " * 50 + "\nA\nStep 4: Done",
         "Step 1:",
         [
             "Step 1: Add the numbers.\n4",
@@ -362,11 +360,7 @@ def kept(name, field):
     if not path.exists():
         pytest.skip(f"no real data: {path} is absent")
     text = path.read_text(encoding="utf-8")
-    rows = (
-        json.loads(text)
-        if path.suffix == ".json"
-        else [json.loads(line) for line in text.strip().split("\n")]
-    )
+    rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.strip().split("\n")]
     cuts = 0
     for row in rows:
         try:

@@ -27,7 +27,9 @@ def is_correct(text: str, answer: str) -> bool:
 
 def are_correct(texts: list[str], answers: list[str]) -> list[bool]:
     """`is_correct` for many pairs, in parallel on all cores."""
-    pending = [_pool().schedule(_verify, args=pair, timeout=TIMEOUT_SECONDS) for pair in zip(texts, answers, strict=True)]
+    pending = [
+        _pool().schedule(_verify, args=pair, timeout=TIMEOUT_SECONDS) for pair in zip(texts, answers, strict=True)
+    ]
     return [_outcome(future) for future in pending]
 
 
@@ -62,7 +64,6 @@ def _limit_memory() -> None:
 
 def _verify(text: str, answer: str) -> bool:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
 
     # A bare answer such as "\frac59" is LaTeX only between dollar signs.
     gold = parse(f"${answer}$", [LatexExtractionConfig()]) or parse(answer)

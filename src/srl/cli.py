@@ -45,9 +45,7 @@ class Steps:
     def run(self) -> None:
         """Write the data folder and print the report."""
         columns = Columns(self.problem_field, self.solution_field, self.answer_field, self.correct_field)
-        report = prepare(
-            self.source, self.out, columns, self.options, problems=self.problems, overwrite=self.overwrite
-        )
+        report = prepare(self.source, self.out, columns, self.options, problems=self.problems, overwrite=self.overwrite)
         print("\n".join(report.lines()))
         if self.show:
             from srl.show import show_instances
@@ -154,9 +152,14 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
             recipe = read_recipe(Path(arguments[1]))
-            command = tyro.cli(Train, args=arguments[2:], default=Train(recipe), prog="srl train RECIPE")
+            command: Command = tyro.cli(Train, args=arguments[2:], default=Train(recipe), prog="srl train RECIPE")
         else:
-            command = tyro.cli(Command, args=arguments, prog="srl", description=__doc__.splitlines()[0])
+            command = tyro.cli(
+                Command,
+                args=arguments,
+                prog="srl",
+                description=__doc__.splitlines()[0],
+            )
         command.run()
     except UserError as error:
         print(f"srl: {error}", file=sys.stderr)

@@ -83,7 +83,9 @@ class Report:
     def lines(self) -> list[str]:
         """The report for a person."""
         share = f"{self.kept / self.read:.1%}" if self.read else "none"
-        lines = [f"read {self.read} trajectories, kept {self.kept} ({share}), {self.answers_checked} with a known answer"]
+        lines = [
+            f"read {self.read} trajectories, kept {self.kept} ({share}), {self.answers_checked} with a known answer"
+        ]
         lines += [f"  left out {count:5d}  {reason}" for reason, count in self.dropped.most_common()]
         lines += [f"  no solutions in {path}: skipped" for path in self.skipped_files]
         if self.kept:
@@ -113,7 +115,13 @@ def prepare(
     with new_folder(out, overwrite=overwrite) as folder, ExitStack() as files:
         writers = {
             name: files.enter_context((folder / f"{name}.jsonl").open("w", encoding="utf-8"))
-            for name in ("train.steps", "train.problems", "validation.steps", "validation.problems", "dropped")
+            for name in (
+                "train.steps",
+                "train.problems",
+                "validation.steps",
+                "validation.problems",
+                "dropped",
+            )
         }
 
         def write(name: str, row: dict[str, Any]) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from srl.run_folder import append_metrics
@@ -39,9 +46,7 @@ class RunProgress(TrainerCallback):
         self.started = self.last_line = 0.0
         self.first_step = 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock, and the bar on a terminal."""
         self.started, self.first_step = time.monotonic(), state.global_step
         if state.is_world_process_zero and sys.stdout.isatty():
@@ -51,7 +56,12 @@ class RunProgress(TrainerCallback):
             self.bar.add_task("", total=state.max_steps, completed=state.global_step)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **_: Any,
     ) -> None:
         """Keep the metrics; show the few that tell how it goes."""
         if not state.is_world_process_zero:
@@ -64,7 +74,10 @@ class RunProgress(TrainerCallback):
         elif self.bar:
             self.bar.update(self.bar.tasks[0].id, completed=state.global_step, description=", ".join(shown))
         elif shown and (evaluated or self._is_due(state)):
-            print(f"step {state.global_step}/{state.max_steps}  {', '.join(shown)}{self._remaining(state)}", flush=True)
+            print(
+                f"step {state.global_step}/{state.max_steps}  {', '.join(shown)}{self._remaining(state)}",
+                flush=True,
+            )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take the bar away."""

@@ -29,7 +29,8 @@ class Model(_Table):
 
     model_name_or_path: str = Field(description="A Hub id, a model folder, or the folder of an earlier srl run.")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the weights; on a GPU the arithmetic is bfloat16 anyway. AdamW at 5e-7 needs float32."
+        "float32",
+        description="Of the weights; on a GPU the arithmetic is bfloat16 anyway. AdamW at 5e-7 needs float32.",
     )
     use_peft: bool = Field(False, description="Train LoRA adapters; the run's model/ holds them merged.")
     lora_r: int = Field(16, ge=1, description="LoRA rank.")

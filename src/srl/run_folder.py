@@ -1,11 +1,11 @@
 """A run folder: what a training run leaves behind, and how a later run finds it.
 
-    config.toml       the resolved recipe; `srl train config.toml` repeats the run
-    run.json          versions, git commit, command, where training started, how it ended
-    metrics.jsonl     one line per logged step, TRL's metric names
-    completions/      the rollouts of each step (parquet)
-    checkpoint-N/     for `--resume`
-    model/            the trained model, for `from_pretrained` (LoRA already merged; also as adapter/)
+config.toml       the resolved recipe; `srl train config.toml` repeats the run
+run.json          versions, git commit, command, where training started, how it ended
+metrics.jsonl     one line per logged step, TRL's metric names
+completions/      the rollouts of each step (parquet)
+checkpoint-N/     for `--resume`
+model/            the trained model, for `from_pretrained` (LoRA already merged; also as adapter/)
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def _refuse_another_recipe(folder: Path, recipe: Recipe) -> None:
     before, now = read_recipe(folder / "config.toml").model_dump(), recipe.model_dump()
     differing = [key for key in now if now[key] != before[key]]
     if differing:
-        raise UserError(f"{folder}: cannot resume with another recipe; differs in {', '.join(differing)} from config.toml")
+        raise UserError(
+            f"{folder}: cannot resume with another recipe; differs in {', '.join(differing)} from config.toml"
+        )
 
 
 def write_run_facts(folder: Path, **facts: Any) -> None:
@@ -81,7 +83,10 @@ def _git_commit() -> str | None:
     """The commit of the folder the command runs in, "-dirty" if changed; None outside git."""
     try:
         found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=False
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:
         return None
@@ -99,7 +104,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
@@ -134,7 +141,9 @@ def resolve_model(name_or_path: str) -> str:
     if (path / "run.json").is_file():
         model = finished_model(path)
         if model is None:
-            raise UserError(f"{path}: this run has no model/ yet; finish it first: srl train {path}/config.toml --resume")
+            raise UserError(
+                f"{path}: this run has no model/ yet; finish it first: srl train {path}/config.toml --resume"
+            )
         return str(model)
     if not path.exists() and (path.is_absolute() or name_or_path.count("/") != 1 or name_or_path.startswith(".")):
         raise UserError(f"{name_or_path}: expected a Hub id, a model folder or a run folder; no such folder")

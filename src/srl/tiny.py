@@ -1,8 +1,9 @@
 """The embedded setting: a tiny Qwen2 model, its tokenizer, and a domain with a symbolic expert.
 
-The domain is arithmetic modulo 10 on expressions such as `7+3*4-5`, one operation per step. The expert
-multiplies first and otherwise goes from left to right; a student that reduces operations in random order has
-every single skill and the wrong plan, which is the case SRL is made for. Nothing is downloaded.
+The domain is arithmetic modulo 10 on expressions such as `7+3*4-5`, one operation per step, its result
+written in place: `7+__2-5`. The expert multiplies first and otherwise goes from left to right; a student
+that reduces operations in random order has every single skill and the wrong plan, which is the case SRL is
+made for. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -27,44 +28,56 @@ CHAT_TEMPLATE = (
 OPERATIONS = {"+": "Add", "-": "Subtract", "*": "Multiply"}
 
 
-def random_problem(rng: random.Random, min_operations: int = 3, max_operations: int = 5) -> str:
-    """An expression of digits, e.g. `7+3*4-5`."""
-    n_operations = rng.randint(min_operations, max_operations)
-    digits = rng.choices("0123456789", k=n_operations + 1)
-    signs = rng.choices(list(OPERATIONS), k=n_operations)
-    return digits[0] + "".join(sign + digit for sign, digit in zip(signs, digits[1:], strict=True))
+def random_problem(rng: random.Random, n_operations: int = 4) -> str:
+    """An expression of digits, e.g. `7+3*4-5*1`."""
+    return "".join(rng.choice("0123456789") + rng.choice("+-*") for _ in range(n_operations)) + rng.choice("0123456789")
+
+
+def signs(expression: str) -> list[int]:
+    """Where the operations stand that are still to do."""
+    return [index for index, character in enumerate(expression) if character in OPERATIONS]
 
 
 def expert_choice(expression: str) -> int:
-    """Index of the sign to reduce next: the first `*`, else the first sign."""
+    """Where the operation stands that is to be done next: the first `*`, else the first of all."""
     star = expression.find("*")
-    return star if star >= 0 else 1
+    return star if star >= 0 else signs(expression)[0]
 
 
 def reduce_at(expression: str, sign: int) -> tuple[str, str]:
-    """Carry out one operation modulo 10: ("3*4=2", the expression that is left).
+    """Carry out one operation modulo 10: (the fact used, the expression that is left, as long as before).
 
     >>> reduce_at("7+3*4-5", 3)
-    ('3*4=2', '7+2-5')
+    ('3*4=2', '7+__2-5')
+    >>> reduce_at("7+__2-5", 1)
+    ('7+2=9', '____9-5')
     """
-    left, right = int(expression[sign - 1]), int(expression[sign + 1])
+    start = sign - 1
+    end = next(index for index in range(sign + 1, len(expression)) if expression[index].isdigit())
+    left, right = int(expression[start]), int(expression[end])
     result = {"+": left + right, "-": left - right, "*": left * right}[expression[sign]] % 10
-    return f"{expression[sign - 1 : sign + 2]}={result}", f"{expression[: sign - 1]}{result}{expression[sign + 2 :]}"
+    blank = "_" * (end - start)
+    return (
+        f"{left}{expression[sign]}{right}={result}",
+        f"{expression[:start]}{blank}{result}{expression[end + 1 :]}",
+    )
 
 
 def solve(problem: str, rng: random.Random | None = None) -> Trajectory:
     """The expert's trajectory, or with `rng` the aimless student's: random order, with its thoughts.
 
     >>> [step.action for step in solve("7+3*4").steps]
-    ['1. **Multiply**\\n3*4=2, leaving 7+2', '2. **Add**\\n7+2=9, leaving 9']
+    ['1. **Multiply**\\n3*4=2, leaving 7+__2', '2. **Add**\\n7+2=9, leaving ____9']
     """
-    steps, expression = [], problem
-    while len(expression) > 1:
-        sign = rng.randrange(1, len(expression), 2) if rng else expert_choice(expression)
+    steps: list[Step] = []
+    expression = problem
+    while left := signs(expression):
+        sign = rng.choice(left) if rng else expert_choice(expression)
         title = f"{len(steps) + 1}. **{OPERATIONS[expression[sign]]}**"
         fact, expression = reduce_at(expression, sign)
         steps.append(Step(f"{title}\n{fact}, leaving {expression}", title=title, thought=fact if rng else None))
-    return Trajectory(problem, problem, tuple(steps), answer=expression, conclusion=f"Answer: \\boxed{{{expression}}}")
+    answer = expression[-1]
+    return Trajectory(problem, problem, tuple(steps), answer=answer, conclusion=f"Answer: \\boxed{{{answer}}}")
 
 
 def build_tokenizer() -> PreTrainedTokenizerBase:
@@ -86,14 +99,18 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    rng = random.Random(0)
-    texts = ["system\n", "user\n", "assistant\n"] * 9 + [*(turn["content"] for turn in answer_prompt("") + step_prompt("", ""))]
-    for _ in range(200):
-        trajectory = solve(random_problem(rng))
-        texts += [step_prompt(trajectory.problem, "", "")[0]["content"], str(trajectory.conclusion)]
-        texts += [step.action for step in trajectory.steps]
+    # What the domain repeats becomes single tokens; expressions stay single characters, easy to copy.
+    words = [
+        "system\n",
+        "user\n",
+        "assistant\n",
+        "Answer: \\boxed{",
+        ", leaving ",
+        *(f". **{o}**\n" for o in OPERATIONS.values()),
+    ]
+    prompts = [turn["content"] for turn in answer_prompt("") + step_prompt("", "")]
     tokenizer.train_from_iterator(
-        texts,
+        words * 9 + prompts,
         trainers.BpeTrainer(
             vocab_size=512,
             min_frequency=2,

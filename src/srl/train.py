@@ -18,14 +18,20 @@ import transformers
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, Trainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+)
 from trl import SFTConfig, SFTTrainer
 
 from srl.errors import UserError
+from srl.progress import RunProgress
 from srl.prompts import format_completion
 from srl.recipe import Recipe, suggest
 from srl.rewards import answer_correctness, step_similarity
-from srl.progress import RunProgress
 from srl.run_folder import last_checkpoint, open_run, resolve_model, write_run_facts
 from srl.trainer import SRLConfig, SRLTrainer
 
@@ -68,7 +74,9 @@ def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     if tokenizer.chat_template is None:
         raise UserError(f"{model_path}: its tokenizer has no chat template; use an instruction-tuned model or add one")
-    opening = tokenizer.apply_chat_template([{"role": "user", "content": ""}], add_generation_prompt=True, tokenize=False)
+    opening = tokenizer.apply_chat_template(
+        [{"role": "user", "content": ""}], add_generation_prompt=True, tokenize=False
+    )
     if opening.rstrip().endswith("<think>"):
         raise UserError(
             f"{model_path}: its chat template opens <think> itself, so every completion would lack the tag; "
@@ -193,7 +201,14 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
 def _trl_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     config = SFTConfig if recipe.stage == "sft" else SRLConfig
     known = [field.name for field in dataclasses.fields(config)]
-    ours = {*recipe.optim.model_dump(), *recipe.rollout.model_dump(), "output_dir", "seed", "eval_steps", "save_steps"}
+    ours = {
+        *recipe.optim.model_dump(),
+        *recipe.rollout.model_dump(),
+        "output_dir",
+        "seed",
+        "eval_steps",
+        "save_steps",
+    }
     for name in recipe.trl:
         if name not in known:
             raise UserError(f"[trl] unknown option `{name}` of {config.__name__}{suggest(name, known)}")
@@ -249,7 +264,7 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
     trainer.save_model(str(written))
     if processes.is_main_process:
         if recipe.model.use_peft:
-            (folder / "adapter").exists() and shutil.rmtree(folder / "adapter")
+            shutil.rmtree(folder / "adapter", ignore_errors=True)
             written.rename(folder / "adapter")
             base = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
             PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(written)
@@ -257,7 +272,10 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
         written.rename(folder / "model")
         state = trainer.state
         write_run_facts(
-            folder, finished_steps=state.global_step, best_step=state.best_global_step, best_metric=state.best_metric
+            folder,
+            finished_steps=state.global_step,
+            best_step=state.best_global_step,
+            best_metric=state.best_metric,
         )
     processes.wait_for_everyone()
     return folder / "model"

@@ -37,7 +37,8 @@ class SRLConfig(GRPOConfig):
     """`GRPOConfig` with dynamic sampling; the changed defaults are the paper's (table 8, eq. 1)."""
 
     dynamic_sampling: bool = field(
-        default=True, metadata={"help": "Train only on groups whose rewards spread, sampling on until the batch is full."}
+        default=True,
+        metadata={"help": "Train only on groups whose rewards spread, sampling on until the batch is full."},
     )
     min_reward_std: float = field(
         default=0.01,
@@ -51,6 +52,7 @@ class SRLConfig(GRPOConfig):
     loss_type: str = field(default="grpo", metadata={"help": "Mean over tokens, then over completions: eq. 1."})
     logging_steps: float = field(default=1, metadata={"help": "Log every step."})
     log_completions: bool = field(default=True, metadata={"help": "Write each step's rollouts to completions/."})
+    num_completions_to_print: int | None = field(default=0, metadata={"help": "Of these, print so many."})
 
     def __post_init__(self) -> None:
         """Derive TRL's batch sizes and check what dynamic sampling and exact resuming need of them."""
@@ -167,7 +169,8 @@ class SRLTrainer(GRPOTrainer):
         rewards_BF = rewards_BF[first : first + len(rows)]
         reward_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
         reward_B[rewards_BF.isnan().all(dim=1)] = torch.nan
-        extra, self._pending_extra_logs = self._pending_extra_logs, defaultdict(list)
+        extra = dict(self._pending_extra_logs)
+        self._pending_extra_logs.clear()
 
         groups = []
         for start in range(0, len(rows), self.num_generations):
@@ -195,7 +198,16 @@ class SRLTrainer(GRPOTrainer):
             return super()._generate(prompts)
         generated = [rollout for group in self._chosen for rollout in group.generated]
         prompt_ids, completion_ids, messages, logprobs = map(list, zip(*generated, strict=True))
-        return prompt_ids, completion_ids, None, messages, None if logprobs[0] is None else logprobs, {}, None, []
+        return (
+            prompt_ids,
+            completion_ids,
+            None,
+            messages,
+            None if logprobs[0] is None else logprobs,
+            {},
+            None,
+            [],
+        )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         """TRL's hook: rewards of all processes, (B, reward functions); likewise."""

@@ -1,7 +1,7 @@
 """srl's own trajectory rows, for experts that need no parsing.
 
-    {"id": …, "problem": "…", "steps": [{"action": "…", "title"?, "thought"?, "observation"?}, …],
-     "answer"?: "…", "verified"?: true, "conclusion"?: "…", "metadata"?: {…}}
+{"id": …, "problem": "…", "steps": [{"action": "…", "title"?, "thought"?, "observation"?}, …],
+ "answer"?: "…", "verified"?: true, "conclusion"?: "…", "metadata"?: {…}}
 """
 
 from __future__ import annotations

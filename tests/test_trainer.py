@@ -1,0 +1,215 @@
+"""The trainer: TRL really calls our hooks, batches hold informative groups only, ranks and resuming agree."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+from srl.errors import UserError
+from srl.trainer import SRLConfig, SRLTrainer
+
+N_ROWS = 24
+
+
+def rows(n=N_ROWS):
+    return Dataset.from_list(
+        [{"prompt": [{"role": "user", "content": f"Question: {i}"}], "expert_action": f"{i}", "id": i} for i in range(n)]
+    )
+
+
+def noisy_reward(completions, id, **_):
+    """Depends on text and row only; a third of the rows gives all their completions the same reward."""
+    return [
+        0.25 if row % 3 == 0 else random.Random(completion[0]["content"]).random()
+        for completion, row in zip(completions, id, strict=True)
+    ]
+
+
+def options(folder, **changed):
+    defaults = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "num_generations": 4,
+        "max_completion_length": 6,
+        "learning_rate": 1e-3,
+        "max_steps": 3,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "seed": 3,
+    }
+    return defaults | changed
+
+
+def trainer_on(model, folder, cls=SRLTrainer, config=SRLConfig, reward=noisy_reward, **changed):
+    return cls(
+        model=AutoModelForCausalLM.from_pretrained(model),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        reward_funcs=reward,
+        args=config(**options(folder, **changed)),
+        train_dataset=rows(),
+    )
+
+
+def train_log(trainer, *names, **arguments):
+    """Train and return the named metrics of each step. (Building a trainer seeds; build and train in one go.)"""
+    trainer.train(**arguments)
+    return [[line[name] for name in names] for line in trainer.state.log_history if "grad_norm" in line]
+
+
+def test_trl_calls_every_hook_that_is_overridden(tiny_model, tmp_path):
+    called = set()
+    overridden = [
+        name
+        for name in vars(SRLTrainer)
+        if callable(getattr(SRLTrainer, name)) and hasattr(GRPOTrainer, name) and name != "__init__"
+    ]
+
+    def note(name):
+        method = getattr(SRLTrainer, name)
+
+        def noting(self, *args, **kwargs):
+            called.add(name)
+            return method(self, *args, **kwargs)
+
+        return noting
+
+    watched = type("Watched", (SRLTrainer,), {name: note(name) for name in overridden})
+    trainer_on(tiny_model, tmp_path, watched, save_strategy="steps", save_steps=1, max_steps=1).train()
+    again = trainer_on(tiny_model, tmp_path, watched, save_strategy="steps", save_steps=1, max_steps=2)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert len(overridden) >= 5
+    assert called == set(overridden)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"loss_type": "grpo"}, {"beta": 0.1}, {"scale_rewards": "batch"}, {"num_iterations": 2}, {"loss_type": "dapo"}],
+)
+def test_without_dynamic_sampling_it_is_plain_grpo(tiny_model, tmp_path, changed):
+    names = ("loss", "grad_norm", "reward", "entropy", "completions/mean_length")
+    changed = {"loss_type": "grpo", "max_steps": 2, **changed}
+    plain = trainer_on(tiny_model, tmp_path / "plain", GRPOTrainer, GRPOConfig, logging_steps=1, **changed)
+    expected = train_log(plain, *names)
+    assert train_log(trainer_on(tiny_model, tmp_path / "srl", dynamic_sampling=False, **changed), *names) == expected
+
+
+def test_a_batch_holds_informative_groups_only(tiny_model, tmp_path):
+    trainer = trainer_on(tiny_model, tmp_path)
+    batches = []
+    score = trainer._generate_and_score_completions
+    trainer._generate_and_score_completions = lambda inputs: batches.append(score(inputs)) or batches[-1]
+    trainer.train()
+    assert len(batches) == 3
+    for batch in batches:
+        advantages = batch["advantages"].view(-1, 4)
+        assert advantages.shape == (4, 4)
+        assert (advantages.abs().max(dim=1).values > 0.1).all()  # none without signal
+        torch.testing.assert_close(advantages.sum(dim=1), torch.zeros(4), atol=1e-5, rtol=0)
+    for line in trainer.state.log_history[:3]:
+        assert line["refills"] >= 1
+        assert line["short_batch_groups"] == 0
+        assert 0 < line["kept_fraction"] < 0.8
+        assert line["frac_reward_zero_std"] == 0
+
+
+def test_the_table_holds_every_rollout_and_tells_which_were_kept(tiny_model, tmp_path):
+    trainer = trainer_on(tiny_model, tmp_path)
+    trainer.train()
+    for step, line in enumerate(trainer.state.log_history[:3], 1):
+        table = parquet.read_table(tmp_path / f"completions/completions_{step:05d}.parquet").to_pandas()
+        kept = table[table.kept]
+        assert len(kept) == 16
+        assert len(table) > 16
+        assert math.isclose(table.reward.mean(), line["reward_before_filtering"], abs_tol=1e-6)
+        assert math.isclose(kept.reward.mean(), line["reward"], abs_tol=1e-6)
+        assert (table[~table.kept].advantage == 0).all()
+
+
+def test_no_signal_at_all_ends_in_a_counted_short_batch(tiny_model, tmp_path, caplog):
+    def flat(completions, **_):
+        return [0.5] * len(completions)
+
+    trainer = trainer_on(tiny_model, tmp_path, reward=flat, max_refills=2, max_steps=1)
+    trainer.train()
+    line = trainer.state.log_history[0]
+    assert (line["refills"], line["short_batch_groups"], line["kept_fraction"]) == (2, 4, 0)
+    assert line["grad_norm"] == 0
+    assert "training on a short batch" in caplog.text
+
+
+def test_a_short_batch_keeps_the_groups_that_have_signal(tiny_model, tmp_path):
+    trainer = trainer_on(tiny_model, tmp_path, max_refills=0, max_steps=2)
+    trainer.train()
+    for line in trainer.state.log_history[:2]:
+        assert line["short_batch_groups"] + 4 * line["kept_fraction"] == 4
+        assert line["frac_reward_zero_std"] == line["short_batch_groups"] / 4
+
+
+def test_a_reward_function_that_raises_stops_the_run(tiny_model, tmp_path):
+    def broken(completions, **_):
+        raise ZeroDivisionError("a bug in the reward")
+
+    with pytest.raises(ZeroDivisionError):
+        trainer_on(tiny_model, tmp_path, reward=broken).train()
+
+
+def test_resuming_repeats_the_same_numbers_with_refills(tiny_model, tmp_path):
+    names = ("step", "loss", "grad_norm", "reward", "reward_before_filtering", "refills", "entropy", "num_tokens")
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5}
+    whole = train_log(trainer_on(tiny_model, tmp_path / "whole", **saving), *names)
+    again = trainer_on(tiny_model, tmp_path / "resumed", **saving)
+    resumed = train_log(again, *names, resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
+    assert sum(line[5] for line in whole) > 0
+    assert resumed == whole
+    # The cursor matters: without it the refills of steps 3 to 5 draw other rows.
+    state = json.loads((tmp_path / "whole/checkpoint-2/refill_state.json").read_text())
+    assert state["position"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}, "whole groups"),
+        ({"num_iterations": 2, "save_strategy": "steps", "save_steps": 3}, "multiple of 2"),
+    ],
+)
+def test_impossible_batches_are_refused(tmp_path, changed, message):
+    with pytest.raises((UserError, ValueError), match=message):
+        SRLConfig(**options(tmp_path, **changed))
+
+
+def test_a_stream_of_rows_is_refused(tiny_model, tmp_path):
+    with pytest.raises(UserError, match="map-style"):
+        SRLTrainer(
+            model=AutoModelForCausalLM.from_pretrained(tiny_model),
+            processing_class=AutoTokenizer.from_pretrained(tiny_model),
+            reward_funcs=noisy_reward,
+            args=SRLConfig(**options(tmp_path)),
+            train_dataset=rows().to_iterable_dataset(),
+        )
+
+
+def test_two_processes_stay_in_lockstep(tmp_path, tiny_model):
+    import subprocess
+    import sys
+
+    script = Path(__file__).parent / "two_processes.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517", str(script)]
+    done = subprocess.run([*command, str(tiny_model), str(tmp_path)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["weights"] == second["weights"]
+    assert first["rounds"] == second["rounds"]
+    assert max(first["rounds"]) > 1  # there were refills
+    assert not set(first["ids"]) & set(second["ids"])  # no row twice in a round

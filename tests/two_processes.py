@@ -1,0 +1,46 @@
+"""Run by test_trainer under `torchrun`: a few steps with refills that the two processes need unequally."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from srl.trainer import SRLConfig, SRLTrainer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_trainer import noisy_reward, options, rows
+
+model, folder = sys.argv[1], Path(sys.argv[2])
+trainer = SRLTrainer(
+    model=AutoModelForCausalLM.from_pretrained(model),
+    processing_class=AutoTokenizer.from_pretrained(model),
+    reward_funcs=noisy_reward,
+    args=SRLConfig(**options(folder, use_cpu=True)),
+    train_dataset=rows(),
+)
+rounds, ids = [], []
+sample_batch, refill_rows = trainer._sample_batch, trainer._refill_rows
+
+
+def count_rounds(inputs):
+    rounds.append(1)
+    return sample_batch(inputs)
+
+
+def note_refills(n_groups):
+    rounds[-1] += 1
+    drawn = refill_rows(n_groups)
+    if not ids:
+        ids.extend(sorted({row["id"] for row in drawn}))
+    return drawn
+
+
+trainer._sample_batch, trainer._refill_rows = count_rounds, note_refills
+assert trainer.accelerator.num_processes == 2
+trainer.train()
+weights = [parameter.double().sum().item() for parameter in trainer.model.parameters()]
+assert all(torch.isfinite(torch.tensor(weights)))
+rank = trainer.accelerator.process_index
+(folder / f"rank{rank}.json").write_text(json.dumps({"weights": weights, "rounds": rounds, "ids": ids}))
