@@ -1,7 +1,7 @@
 """The embedded setting: a tiny Qwen2 model, its tokenizer, and a domain with a symbolic expert.
 
-The domain is arithmetic modulo 10 on expressions such as `7+3*4-5`, one operation per step, its result
-written in place: `7+__2-5`. The expert multiplies first and otherwise goes from left to right; a student
+The domain is arithmetic modulo 5 on expressions such as `2+3*4-1`, one operation per step, its result
+written in place: `2+__2-1`. The expert multiplies first and otherwise goes from left to right; a student
 that reduces operations in random order has every single skill and the wrong plan, which is the case SRL is
 made for. Nothing is downloaded.
 """
@@ -25,12 +25,14 @@ CHAT_TEMPLATE = (
 )
 """ChatML, as Qwen's models use it."""
 
+MODULUS = 5
 OPERATIONS = {"+": "Add", "-": "Subtract", "*": "Multiply"}
 
 
-def random_problem(rng: random.Random, n_operations: int = 4) -> str:
-    """An expression of digits, e.g. `7+3*4-5*1`."""
-    return "".join(rng.choice("0123456789") + rng.choice("+-*") for _ in range(n_operations)) + rng.choice("0123456789")
+def random_problem(rng: random.Random, n_operations: int = 3) -> str:
+    """An expression of digits, e.g. `2+3*4-1`."""
+    digits = [str(rng.randrange(MODULUS)) for _ in range(n_operations + 1)]
+    return digits[0] + "".join(rng.choice(list(OPERATIONS)) + digit for digit in digits[1:])
 
 
 def signs(expression: str) -> list[int]:
@@ -45,17 +47,17 @@ def expert_choice(expression: str) -> int:
 
 
 def reduce_at(expression: str, sign: int) -> tuple[str, str]:
-    """Carry out one operation modulo 10: (the fact used, the expression that is left, as long as before).
+    """Carry out one operation modulo 5: (the fact used, the expression that is left, as long as before).
 
-    >>> reduce_at("7+3*4-5", 3)
-    ('3*4=2', '7+__2-5')
-    >>> reduce_at("7+__2-5", 1)
-    ('7+2=9', '____9-5')
+    >>> reduce_at("2+3*4-1", 3)
+    ('3*4=2', '2+__2-1')
+    >>> reduce_at("2+__2-1", 1)
+    ('2+2=4', '____4-1')
     """
     start = sign - 1
     end = next(index for index in range(sign + 1, len(expression)) if expression[index].isdigit())
     left, right = int(expression[start]), int(expression[end])
-    result = {"+": left + right, "-": left - right, "*": left * right}[expression[sign]] % 10
+    result = {"+": left + right, "-": left - right, "*": left * right}[expression[sign]] % MODULUS
     blank = "_" * (end - start)
     return (
         f"{left}{expression[sign]}{right}={result}",
@@ -66,8 +68,8 @@ def reduce_at(expression: str, sign: int) -> tuple[str, str]:
 def solve(problem: str, rng: random.Random | None = None) -> Trajectory:
     """The expert's trajectory, or with `rng` the aimless student's: random order, with its thoughts.
 
-    >>> [step.action for step in solve("7+3*4").steps]
-    ['1. **Multiply**\\n3*4=2, leaving 7+__2', '2. **Add**\\n7+2=9, leaving ____9']
+    >>> [step.action for step in solve("2+3*4").steps]
+    ['1. **Multiply**\\n3*4=2, leaving 2+__2', '2. **Add**\\n2+2=4, leaving ____4']
     """
     steps: list[Step] = []
     expression = problem

@@ -1,0 +1,72 @@
+"""The package's shape: imports run one way, and `import srl` is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import srl
+
+PACKAGE = Path(srl.__file__).parent
+
+# Each module may import only from modules further left (or in its own group).
+ORDER = [
+    {"errors", "records"},
+    {"files", "similarity", "formats.numbered"},
+    {"formats.solutions", "formats.native", "prompts", "groups"},
+    {"steps", "answers"},
+    {"rewards", "tiny", "show"},
+    {"prepare", "recipe"},
+    {"run_folder"},
+    {"trainer", "progress"},
+    {"train"},
+    {"sample", "demo"},
+    {"cli"},
+]
+
+
+def rank(module):
+    """The group of a module; a subpackage's own files belong to the subpackage."""
+    for index, group in enumerate(ORDER):
+        if any(module == name or module.startswith(name + ".") for name in group):
+            return index
+    raise AssertionError(f"srl.{module} has no place in the order of imports")
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if name not in ("__init__", "formats"):
+            yield name, ast.parse(path.read_text())
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("srl."):
+            yield node.module.removeprefix("srl.")
+
+
+def test_imports_run_one_way():
+    edges = [(name, other) for name, tree in modules() for other in imported(tree)]
+    assert len(edges) > 30
+    wrong = [f"{name} imports {other}" for name, other in edges if rank(other) > rank(name)]
+    assert not wrong
+
+
+def test_trl_and_torch_stay_in_their_rooms():
+    heavy = {"torch", "trl", "transformers", "datasets", "peft", "accelerate"}
+    rooms = {"trainer", "train", "progress", "sample"}
+    for name, tree in modules():
+        top_level = {
+            alias.name.partition(".")[0]
+            for node in tree.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "")])
+        }
+        assert not top_level & heavy or name in rooms, f"srl.{name} imports {top_level & heavy} at the top"
+
+
+def test_importing_srl_loads_nothing_heavy():
+    heavy = ("torch", "trl", "transformers", "datasets", "sympy")
+    code = f"import srl, srl.cli, sys; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,181 @@
+"""`srl steps`: files in, a data folder out; nothing guessed, nothing lost, nothing half-written."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from srl.errors import UserError
+from srl.files import new_folder, read_rows, write_jsonl, write_text
+from srl.formats.native import native_row
+from srl.formats.solutions import Columns
+from srl.prepare import StepOptions, prepare
+from srl.tiny import solve
+
+ALL = StepOptions(hold_out=0.0)
+
+
+def solution(answer, n=2):
+    return "\n\n".join(f"{k}. **Part {k}**\nwork {k}" for k in range(1, n + 1)) + f"\n\nAnswer: {answer}"
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_data_folder(tmp_path):
+    source = tmp_path / "s.jsonl"
+    write_jsonl(
+        source,
+        [
+            {"id": "a", "problem": "1+1?", "solution": solution(2, n=3), "gold": "2"},
+            {"id": "b", "problem": "1+2?", "solution": solution(4), "gold": "3"},
+            {"id": "c", "problem": "1+3?", "solution": "It is four.", "gold": "4"},
+        ],
+    )
+    report = prepare(source, tmp_path / "out", Columns(answer="gold"), ALL)
+    assert (report.read, report.kept) == (3, 1)
+    assert report.dropped == {"wrong final answer": 1, "no numbered steps": 1}
+    steps = rows_of(tmp_path / "out/train.steps.jsonl")
+    assert [(row["trajectory_id"], row["step_index"]) for row in steps] == [("a", 1), ("a", 2)]
+    assert steps[1]["expert_action"] == "2. **Part 2**\nwork 2"
+    (problem,) = rows_of(tmp_path / "out/train.problems.jsonl")
+    assert (problem["answer"], problem["solution"]) == ("2", solution(2, n=3))
+    dropped = rows_of(tmp_path / "out/dropped.jsonl")
+    assert [Path(row["where"]).name for row in dropped] == ["s.jsonl:2", "s.jsonl:3"]
+    assert json.loads((tmp_path / "out/report.json").read_text())["kept"] == 1
+
+
+def test_wrong_answers_are_kept_when_asked(tmp_path):
+    write_jsonl(tmp_path / "s.jsonl", [{"problem": "1+2?", "solution": solution(4), "gold": "3"}])
+    options = StepOptions(hold_out=0.0, keep_wrong=True)
+    assert prepare(tmp_path / "s.jsonl", tmp_path / "out", Columns(answer="gold"), options).kept == 1
+
+
+def test_a_correctness_column_decides_where_given(tmp_path):
+    rows = [{"problem": str(v), "solution": solution(1), "ok": v} for v in (True, False, "Yes", "no", 1, 0)]
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    report = prepare(tmp_path / "s.jsonl", tmp_path / "out", Columns(correct="ok"), ALL)
+    assert (report.kept, report.dropped) == (3, {"wrong final answer": 3})
+
+
+def test_problems_are_joined_by_id(tmp_path):
+    write_jsonl(tmp_path / "s.jsonl", [{"id": 7, "answer": solution(2)}])
+    write_jsonl(tmp_path / "p.jsonl", [{"id": 7, "problem": "1+1?", "target": "2"}])
+    columns = Columns("problem", "answer", "target")
+    report = prepare(tmp_path / "s.jsonl", tmp_path / "out", columns, ALL, problems=tmp_path / "p.jsonl")
+    assert (report.kept, report.answers_checked) == (1, 1)
+
+
+def test_validation_and_train_share_no_problem(tmp_path):
+    rows = [{"problem": f"problem {i % 50}", "solution": solution(1)} for i in range(100)]
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    report = prepare(tmp_path / "s.jsonl", tmp_path / "out", Columns(), StepOptions(hold_out=0.3))
+    problems = [
+        {row["prompt"][-1]["content"] for row in rows_of(tmp_path / f"out/{split}.problems.jsonl")}
+        for split in ("train", "validation")
+    ]
+    assert report.problems["train"] + report.problems["validation"] == 100
+    assert len(problems[0]) + len(problems[1]) == 50
+    assert not problems[0] & problems[1]
+
+
+def test_json_parquet_and_srls_own_rows_read_alike(tmp_path):
+    rows = [{"id": "a", "problem": "1+1?", "solution": solution(2)}]
+    (tmp_path / "s.json").write_text(json.dumps(rows))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "s.parquet")
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    outputs = []
+    for suffix in ("json", "parquet", "jsonl"):
+        prepare(tmp_path / f"s.{suffix}", tmp_path / suffix, Columns(), ALL)
+        outputs.append((tmp_path / suffix / "train.steps.jsonl").read_text())
+    assert outputs[0] == outputs[1] == outputs[2]
+
+    trajectory = solve("2+3*4")
+    write_jsonl(tmp_path / "native.jsonl", [native_row(trajectory)])
+    prepare(tmp_path / "native.jsonl", tmp_path / "native", Columns(), StepOptions(hold_out=0.0, targets="all"))
+    actions = [row["expert_action"] for row in rows_of(tmp_path / "native/train.steps.jsonl")]
+    assert actions == [step.action for step in trajectory.steps]
+
+
+BAD = {
+    "missing": (None, "no such file"),
+    "empty.jsonl": ("", "no rows"),
+    "blank.jsonl": ("\n\n", "no rows"),
+    "broken.jsonl": ('{"problem": "x", "solution": "y"}\n{"problem": ', "broken.jsonl:2: broken JSON"),
+    "list.jsonl": ("[1, 2]\n", "list.jsonl:1: expected a JSON object, found list"),
+    "notlist.json": ('{"a": 1}', "expected a JSON array"),
+    "latin1.jsonl": (b'{"problem": "\xe9"}\n', "latin1.jsonl:1: not UTF-8"),
+    "deep.jsonl": ("[" * 100_000 + "\n", "deep.jsonl:1"),
+    "bad.parquet": ("no parquet", "not a readable parquet file"),
+    "table.csv": ("a,b\n", "cannot read .csv"),
+    "columns.jsonl": ('{"foo": 1}\n', "found the fields `foo`"),
+    "field.jsonl": ('{"problem": "x", "solution": "y"}\n{"problem": "x"}\n', "field.jsonl:2: no field `solution`"),
+    "type.jsonl": ('{"problem": "x", "solution": ["y"]}\n', "type.jsonl:1: expected text in `solution`, found list"),
+    "nosteps.jsonl": ('{"problem": "x", "steps": []}\n', "nosteps.jsonl:1: expected a non-empty list in `steps`"),
+    "notext.jsonl": ('{"problem": "x", "steps": [{"action": " "}]}\n', "notext.jsonl:1, step 1: expected an object with text"),
+    "key.jsonl": ('{"problem": "x", "steps": [{"action": "y", "acton": "z"}]}\n', "unknown key `acton`"),
+    "title.jsonl": ('{"problem": "x", "steps": [{"action": "y", "title": "z"}]}\n', "must start a line of `action`"),
+    "nothing.jsonl": ('{"problem": "x", "solution": "y"}\n', "none of 1 trajectories can be used (1 × no numbered steps)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, name):
+    content, message = BAD[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError) as error:
+        prepare(tmp_path / name, tmp_path / "out", Columns(), ALL)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_without_solutions_is_refused(tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [{"id": 1, "target": "2"}])
+    write_jsonl(tmp_path / "q.jsonl", [{"id": 1, "target": "2"}])
+    with pytest.raises(UserError, match="no file here has a problem and a solution"):
+        prepare(tmp_path, tmp_path.parent / "out", Columns(), ALL)
+
+
+def test_the_real_solutions_keep_their_rate_and_every_loss_has_a_reason(tmp_path):
+    folder = Path(__file__).parents[2] / "shared/data/math_trajectories/deepseek_v3_math"
+    if not folder.exists():
+        pytest.skip("the real solutions (../shared/data) are not here")
+    report = prepare(folder, tmp_path / "out", Columns(), StepOptions())
+    assert report.kept / report.read >= 0.83
+    dropped = rows_of(tmp_path / "out/dropped.jsonl")
+    assert report.kept + len(dropped) == report.read == 198
+    assert all(row["where"] and row["reason"] for row in dropped)
+    assert [Path(path).name for path in report.skipped_files] == ["problems.jsonl"]
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def test_a_failed_block_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "out"
+    with new_folder(target) as folder:
+        write_text(folder / "a", "old")
+    with pytest.raises(ZeroDivisionError), new_folder(target, overwrite=True) as folder:
+        write_text(folder / "a", "new")
+        raise ZeroDivisionError
+    assert (target / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_nothing_is_overwritten_silently(tmp_path):
+    (tmp_path / "out").mkdir()
+    write_text(tmp_path / "out/mine", "precious")
+    with pytest.raises(UserError, match="not empty"), new_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out/mine").read_text() == "precious"
+
+
+def test_rows_know_where_they_stand(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert [row.where for row in read_rows(tmp_path / "a.jsonl")] == [f"{tmp_path}/a.jsonl:1", f"{tmp_path}/a.jsonl:3"]

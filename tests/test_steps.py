@@ -1,0 +1,75 @@
+"""From trajectory to instances: which steps are targets and what each prompt holds."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srl.formats.numbered import cut_steps
+from srl.records import Step, Trajectory
+from srl.steps import full_solution, is_held_out, step_instances, target_indices
+
+TEXT = "We start.\n\n1. **First**: one\n\n2. **Second**: two\n\n3. **Third**: three\n\nAnswer: 3"
+CUT = cut_steps(TEXT)
+TRAJECTORY = Trajectory("t", "What?", CUT.steps, conclusion=CUT.conclusion)
+
+
+def user_turns(instances):
+    return [instance.prompt[-1]["content"] for instance in instances]
+
+
+@pytest.mark.parametrize(("targets", "expected"), [("paper", [1, 2]), ("all", [1, 2, 3]), ("skip_first", [2, 3])])
+def test_targets(targets, expected):
+    assert [i.step_index for i in step_instances(TRAJECTORY, targets=targets)] == expected
+
+
+@given(st.integers(2, 50))
+def test_the_paper_makes_one_instance_less_than_steps(n):
+    assert len(target_indices(n, "paper")) == len(target_indices(n, "skip_first")) == n - 1
+
+
+def test_contexts_hold_exactly_the_steps_before():
+    instances = list(step_instances(TRAJECTORY, targets="all"))
+    assert [i.expert_action for i in instances] == [s.action for s in CUT.steps]
+    assert user_turns(instances) == [
+        "Question: What?\n\nSolution:\n",
+        "Question: What?\n\nSolution:\nWe start.\n\n1. **First**: one\n\n",
+        "Question: What?\n\nSolution:\nWe start.\n\n1. **First**: one\n\n2. **Second**: two\n\n",
+    ]
+
+
+def test_a_given_title_ends_the_prompt_and_leaves_the_body():
+    instances = list(step_instances(TRAJECTORY, targets="all", give_title=True))
+    assert [i.expert_action for i in instances] == ["one", "two", "three"]
+    assert [i.next_title for i in instances] == ["1. **First**:", "2. **Second**:", "3. **Third**:"]
+    assert user_turns(instances)[0].endswith("Solution:\nWe start.\n\n1. **First**:\n")
+    assert user_turns(instances)[1].endswith("1. **First**:\none\n\n2. **Second**:\n")
+
+
+def test_a_step_without_title_is_asked_for_whole():
+    trajectory = Trajectory("t", "What?", (Step("ls -l"), Step("cat a")))
+    instances = list(step_instances(trajectory, targets="all", give_title=True))
+    assert [(i.expert_action, i.next_title) for i in instances] == [("ls -l", None), ("cat a", None)]
+
+
+def test_an_empty_system_prompt_leaves_the_turn_out():
+    assert [m["role"] for m in next(step_instances(TRAJECTORY)).prompt] == ["system", "user"]
+    assert [m["role"] for m in next(step_instances(TRAJECTORY, system_prompt="")).prompt] == ["user"]
+
+
+def test_the_full_solution_is_the_experts_text():
+    assert full_solution(TRAJECTORY) == TEXT
+
+
+@given(st.text(), st.floats(0, 1), st.integers(0, 3))
+def test_copies_of_a_problem_are_held_out_together(problem, fraction, seed):
+    decided = is_held_out(problem, fraction, seed)
+    assert decided == is_held_out(f"  {problem}\n", fraction, seed)
+    assert not is_held_out(problem, 0.0, seed)
+    assert is_held_out(problem, 1.0, seed)
+
+
+def test_about_the_asked_share_is_held_out_and_growing_data_moves_nothing():
+    held_out = [is_held_out(f"problem {i}", 0.1) for i in range(5000)]
+    assert 430 < sum(held_out) < 570
+    assert [is_held_out(f"problem {i}", 0.2) for i in range(5000)] != held_out
+    assert all(is_held_out(f"problem {i}", 0.2) for i in range(5000) if held_out[i])
