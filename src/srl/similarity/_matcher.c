@@ -1,0 +1,749 @@
+/* The number of elements that two sequences share under difflib's rule, exactly, and in bounded time.
+ *
+ * The claim
+ *     matched_pairs([a], [b]) is [M] with
+ *     M = sum(block.size for block in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()),
+ *     to the last unit, in O(n^1.5 log n) expected time and O(n log n) memory, where difflib's worst case is
+ *     cubic: n is the longer of the two lengths, and "expected" is only about the hash table.
+ *
+ * difflib's rule
+ *     Find the longest block common to both sequences; of several, the one that starts first in a, of those the
+ *     one that starts first in b. Take it, and do the same in the two boxes it leaves: what lies before it in
+ *     both sequences, and what lies after it in both.
+ *
+ * Why one sweep takes all the blocks of one length (exact)
+ *     Let L be the longest length in a box. The rule takes the leftmost block of length L in a. The box before it
+ *     has no block of length L, or that one would have started first; in the box after it the rule starts again,
+ *     with L still the upper bound. So one pass over a, from left to right, takes every block of length L that
+ *     the rule would take, and all the boxes between them are left with at most L - 1.
+ *
+ * How blocks are recognised (exact: nothing rests on a hash value)
+ *     Every run of 2^k elements gets a name: the same integer for the same run in a and in b, found from the
+ *     names of its two halves (Karp, Miller and Rosenberg's doubling). A run of any length L with
+ *     2^k <= L < 2^(k+1) is covered by two runs of 2^k, so the pair of their names stands for it. The hash table
+ *     that turns pairs into names compares whole keys. Runs that only one of the sequences has are dropped at
+ *     once (NOT_SHARED): unrelated texts share few long runs, and their upper levels cost almost nothing.
+ *
+ *     A box narrower than a machine word needs no names: bit j of word i says that a run ends at a[i] and b[j],
+ *     and one shift and one AND per word lengthen all runs by one element.
+ *
+ * Why it is bounded
+ *     A wide box costs O(its size x log L). The boxes open at one depth do not overlap, so a depth costs
+ *     O(n log n). From a box to the boxes inside it L falls by at least one, and each L is the length of a block
+ *     of its own: all the lengths on one path add up to at most n, so no path is longer than sqrt(2n). A narrow
+ *     box costs at most one word operation per element of a and length, and the lengths on a path add up to at
+ *     most 64.
+ *
+ * Reentrant: no data outlives a call. All memory is taken before the comparison starts, which runs without the GIL.
+ */
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+
+#include <stdint.h>
+#include <string.h>
+
+#define NOT_SHARED (-1)
+#define NONE (-1)
+#define NO_KEY UINT64_MAX
+#define WORD_BITS 64
+#define MAX_ELEMENTS (1 << 24) /* of one sequence; keeps every count and mark below within 32 bits */
+#define MAX_LEVELS 25          /* runs of 2^0 ... 2^24 elements */
+
+/* A part of a and a part of b that are matched with each other only. */
+typedef struct {
+    int32_t a_start, a_end;
+    int32_t b_start, b_end;
+    int32_t longest; /* no common block in here is longer */
+} Box;
+
+/* The runs of one length, within one box, that the other side has too: in ascending order of position. */
+typedef struct {
+    int32_t *position;
+    int32_t *group;        /* equal runs have equal groups, on both sides */
+    int32_t *longer_group; /* the same after the runs are lengthened, while it is not known whether any stays */
+    int32_t count;
+} Runs;
+
+typedef struct {
+    const uint32_t *elements;
+    int32_t length;
+    int32_t *names[MAX_LEVELS]; /* names[k][p] names the run of 2^k elements from p, or is NOT_SHARED */
+    uint64_t *keys;
+    Runs runs;
+} Side;
+
+typedef struct {
+    Side a, b;
+    int levels; /* how many levels of names have a shared run */
+
+    Box *boxes; /* a stack; the boxes in it do not overlap, so there are never more than elements */
+    int32_t box_count;
+
+    /* The memory of the hash table from keys to names. */
+    int32_t *slots;
+    uint64_t *key_of_name;
+    uint8_t *name_in_a;
+
+    /* Indexed by the name or the group of a run. */
+    uint32_t *mark;
+    uint32_t last_mark;
+    int32_t *first_run;
+    uint64_t *columns;
+
+    int32_t *next_run; /* the next run of b in the same group */
+
+    /* One word per element of a, for narrow boxes. */
+    uint64_t *equal, *ends, *longer_ends;
+} Matcher;
+
+/* ---------------------------------------------------------------------------------------------- names */
+
+/* An open-addressing hash table from keys to the names 0, 1, 2 ...; at most half full. */
+typedef struct {
+    int32_t *slots; /* names, or NONE */
+    uint64_t *key_of_name;
+    uint32_t mask;
+    int shift;
+} Table;
+
+static int bits_for(int32_t count)
+{
+    int bits = 4;
+    while (((int64_t)1 << bits) < 2 * (int64_t)count)
+        bits++;
+    return bits;
+}
+
+static Table empty_table(const Matcher *m, int32_t count)
+{
+    const int bits = bits_for(count);
+    memset(m->slots, 0xff, sizeof(*m->slots) << bits); /* every slot is NONE */
+    return (Table){m->slots, m->key_of_name, ((uint32_t)1 << bits) - 1, 64 - bits};
+}
+
+/* The slot that holds the name of key, or the empty one where it belongs. */
+static uint32_t find_slot(Table table, uint64_t key)
+{
+    uint32_t slot = (uint32_t)((key * 0x9E3779B97F4A7C15u) >> table.shift);
+    while (table.slots[slot] != NONE && table.key_of_name[table.slots[slot]] != key)
+        slot = (slot + 1) & table.mask;
+    return slot;
+}
+
+/* Gives equal keys of b equal names; returns how many names that took. */
+static int32_t name_keys(Table table, const uint64_t *keys, int32_t count, int32_t *restrict names)
+{
+    int32_t named = 0;
+    for (int32_t p = 0; p < count; p++) {
+        names[p] = NOT_SHARED;
+        if (keys[p] == NO_KEY)
+            continue;
+        const uint32_t slot = find_slot(table, keys[p]);
+        if (table.slots[slot] == NONE) {
+            table.key_of_name[named] = keys[p];
+            table.slots[slot] = named++;
+        }
+        names[p] = table.slots[slot];
+    }
+    return named;
+}
+
+/* Gives the keys of a the names that b's keys have, and notes them; returns how many keys have one. */
+static int32_t look_up_keys(Table table, const uint64_t *keys, int32_t count, int32_t *restrict names,
+                            uint8_t *restrict name_in_a)
+{
+    int32_t shared = 0;
+    for (int32_t p = 0; p < count; p++) {
+        names[p] = NOT_SHARED;
+        if (keys[p] == NO_KEY)
+            continue;
+        const int32_t name = table.slots[find_slot(table, keys[p])];
+        if (name == NONE)
+            continue;
+        names[p] = name;
+        name_in_a[name] = 1;
+        shared++;
+    }
+    return shared;
+}
+
+/* Gives equal keys equal names on both sides, and NOT_SHARED to those of one side only.
+ * Returns how many keys of a are shared. */
+static int32_t name_shared_keys(Matcher *m, int32_t a_count, int32_t *a_names, int32_t b_count, int32_t *b_names)
+{
+    const Table table = empty_table(m, b_count);
+    const int32_t named = name_keys(table, m->b.keys, b_count, b_names);
+    memset(m->name_in_a, 0, (size_t)named);
+    const int32_t shared = look_up_keys(table, m->a.keys, a_count, a_names, m->name_in_a);
+    for (int32_t p = 0; p < b_count; p++)
+        if (b_names[p] != NOT_SHARED && !m->name_in_a[b_names[p]])
+            b_names[p] = NOT_SHARED;
+    return shared;
+}
+
+/* The key of the run that is covered by two named runs, starting at p and at p + offset. */
+static uint64_t pair_key(const int32_t *names, int32_t p, int32_t offset)
+{
+    if (names[p] == NOT_SHARED || names[p + offset] == NOT_SHARED)
+        return NO_KEY;
+    return (uint64_t)names[p] << 32 | (uint32_t)names[p + offset];
+}
+
+static void name_elements(Matcher *m)
+{
+    for (int32_t p = 0; p < m->a.length; p++)
+        m->a.keys[p] = m->a.elements[p];
+    for (int32_t p = 0; p < m->b.length; p++)
+        m->b.keys[p] = m->b.elements[p];
+    const int32_t shared =
+        name_shared_keys(m, m->a.length, m->a.names[0], m->b.length, m->b.names[0]);
+    m->levels = shared > 0 ? 1 : 0;
+}
+
+static int32_t fill_level_keys(Side *side, int level)
+{
+    const int32_t half = 1 << (level - 1);
+    const int32_t count = side->length - 2 * half + 1;
+    for (int32_t p = 0; p < count; p++)
+        side->keys[p] = pair_key(side->names[level - 1], p, half);
+    return count;
+}
+
+/* Names the runs of 2, 4, 8 ... elements, up to the longest that both sequences have. */
+static void name_longer_runs(Matcher *m)
+{
+    const int32_t shorter = m->a.length < m->b.length ? m->a.length : m->b.length;
+    while (m->levels > 0 && (1 << m->levels) <= shorter) {
+        const int level = m->levels;
+        const int32_t a_count = fill_level_keys(&m->a, level);
+        const int32_t b_count = fill_level_keys(&m->b, level);
+        if (!name_shared_keys(m, a_count, m->a.names[level], b_count, m->b.names[level]))
+            return;
+        m->levels++;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------- boxes */
+
+static int32_t smaller(int32_t x, int32_t y)
+{
+    return x < y ? x : y;
+}
+
+static void push_box(Matcher *m, Box box)
+{
+    box.longest = smaller(box.longest, smaller(box.a_end - box.a_start, box.b_end - box.b_start));
+    if (box.longest > 0)
+        m->boxes[m->box_count++] = box;
+}
+
+/* ----------------------------------------------------------------------------------------- wide boxes */
+
+/* Collects the runs of 2^level elements that both sides of the box have; says whether there are any. */
+static int collect_shared_runs(Matcher *m, const Box *box, int level)
+{
+    const int32_t size = 1 << level;
+    const int32_t *a_names = m->a.names[level], *b_names = m->b.names[level];
+    const uint32_t in_b = m->last_mark + 1, in_both = m->last_mark + 2;
+    Runs *a = &m->a.runs, *b = &m->b.runs;
+    m->last_mark += 2;
+    a->count = b->count = 0;
+
+    for (int32_t p = box->b_start; p + size <= box->b_end; p++)
+        if (b_names[p] != NOT_SHARED)
+            m->mark[b_names[p]] = in_b;
+    for (int32_t p = box->a_start; p + size <= box->a_end; p++)
+        if (a_names[p] != NOT_SHARED && m->mark[a_names[p]] >= in_b) {
+            m->mark[a_names[p]] = in_both;
+            a->position[a->count] = p;
+            a->group[a->count++] = a_names[p];
+        }
+    if (a->count == 0)
+        return 0;
+    for (int32_t p = box->b_start; p + size <= box->b_end; p++)
+        if (b_names[p] != NOT_SHARED && m->mark[b_names[p]] == in_both) {
+            b->position[b->count] = p;
+            b->group[b->count++] = b_names[p];
+        }
+    return 1;
+}
+
+static void fill_run_keys(Side *side, int32_t end, int level, int32_t length)
+{
+    const int32_t offset = length - (1 << level);
+    for (int32_t r = 0; r < side->runs.count; r++) {
+        const int32_t p = side->runs.position[r];
+        side->keys[r] = p + length <= end ? pair_key(side->names[level], p, offset) : NO_KEY;
+    }
+}
+
+static void keep_longer(Runs *runs)
+{
+    int32_t kept = 0;
+    for (int32_t r = 0; r < runs->count; r++)
+        if (runs->longer_group[r] != NOT_SHARED) {
+            runs->position[kept] = runs->position[r];
+            runs->group[kept++] = runs->longer_group[r];
+        }
+    runs->count = kept;
+}
+
+/* Keeps the collected runs that are still shared when they are lengthened; if none is, leaves them alone. */
+static int lengthen_runs(Matcher *m, const Box *box, int level, int32_t length)
+{
+    Runs *a = &m->a.runs, *b = &m->b.runs;
+    fill_run_keys(&m->a, box->a_end, level, length);
+    fill_run_keys(&m->b, box->b_end, level, length);
+    if (!name_shared_keys(m, a->count, a->longer_group, b->count, b->longer_group))
+        return 0;
+    keep_longer(a);
+    keep_longer(b);
+    return 1;
+}
+
+/* Collects the longest runs that both sides of the box have, and returns their length; 0 if there are none. */
+static int32_t collect_longest_runs(Matcher *m, const Box *box)
+{
+    int level = m->levels - 1;
+    while (level >= 0 && ((1 << level) > box->longest || !collect_shared_runs(m, box, level)))
+        level--;
+    if (level < 0)
+        return 0;
+    int32_t length = 1 << level; /* shared; longer than limit is not */
+    int32_t limit = smaller(box->longest, (2 << level) - 1);
+    while (length < limit) {
+        const int32_t middle = length + (limit - length + 1) / 2;
+        if (lengthen_runs(m, box, level, middle))
+            length = middle;
+        else
+            limit = middle - 1;
+    }
+    return length;
+}
+
+/* Chains the runs of b that are equal, in ascending order, from first_run[group]. */
+static void chain_runs(Matcher *m)
+{
+    const Runs *b = &m->b.runs;
+    for (int32_t r = 0; r < b->count; r++)
+        m->first_run[b->group[r]] = NONE;
+    for (int32_t r = b->count - 1; r >= 0; r--) {
+        m->next_run[r] = m->first_run[b->group[r]];
+        m->first_run[b->group[r]] = r;
+    }
+}
+
+/* The sweep: takes all blocks of the longest length, and leaves the boxes between them for later. */
+static int32_t match_wide_box(Matcher *m, const Box *box)
+{
+    const int32_t length = collect_longest_runs(m, box);
+    if (length == 0)
+        return 0;
+    chain_runs(m);
+    const Runs *a = &m->a.runs, *b = &m->b.runs;
+    Box rest = *box;
+    int32_t matched = 0;
+    rest.longest = length - 1;
+    for (int32_t r = 0; r < a->count; r++) {
+        if (a->position[r] < rest.a_start)
+            continue;
+        int32_t *first = &m->first_run[a->group[r]];
+        while (*first != NONE && b->position[*first] < rest.b_start)
+            *first = m->next_run[*first]; /* b_start only grows: what is passed is never needed again */
+        if (*first == NONE)
+            continue;
+        const int32_t i = a->position[r], j = b->position[*first];
+        push_box(m, (Box){rest.a_start, i, rest.b_start, j, length - 1});
+        rest.a_start = i + length;
+        rest.b_start = j + length;
+        matched += length;
+    }
+    push_box(m, rest);
+    return matched;
+}
+
+/* --------------------------------------------------------------------------------------- narrow boxes */
+
+static int lowest_bit(uint64_t word)
+{
+#if defined(__GNUC__)
+    return __builtin_ctzll(word);
+#else
+    int bit = 0;
+    for (int step = 32; step > 0; step /= 2)
+        if ((word & (((uint64_t)1 << step) - 1)) == 0) {
+            word >>= step;
+            bit += step;
+        }
+    return bit;
+#endif
+}
+
+/* Fills m->equal: bit j of word i says that element i of the box in a equals element j of the box in b. */
+static void compare_elements(Matcher *m, const Box *box)
+{
+    const int32_t *a_names = m->a.names[0], *b_names = m->b.names[0];
+    for (int32_t p = box->b_start; p < box->b_end; p++)
+        if (b_names[p] != NOT_SHARED)
+            m->columns[b_names[p]] |= (uint64_t)1 << (p - box->b_start);
+    for (int32_t p = box->a_start; p < box->a_end; p++)
+        m->equal[p - box->a_start] = a_names[p] == NOT_SHARED ? 0 : m->columns[a_names[p]];
+    for (int32_t p = box->b_start; p < box->b_end; p++)
+        if (b_names[p] != NOT_SHARED)
+            m->columns[b_names[p]] = 0;
+}
+
+/* Leaves in m->ends where the longest common runs of the box end, and returns their length; 0 if none. */
+static int32_t find_longest_ends(Matcher *m, int32_t height)
+{
+    const uint64_t *restrict equal = m->equal;
+    uint64_t *restrict found = m->ends, *restrict longer = m->longer_ends;
+    int32_t length = 0;
+    uint64_t any = 0;
+    for (int32_t i = 0; i < height; i++)
+        any |= longer[i] = equal[i];
+    while (any) {
+        uint64_t *const spare = found;
+        found = longer;
+        longer = spare;
+        length++;
+        any = longer[0] = 0;
+        for (int32_t i = 1; i < height; i++)
+            any |= longer[i] = found[i - 1] << 1 & equal[i];
+    }
+    m->ends = found;
+    m->longer_ends = longer;
+    return length;
+}
+
+/* The same sweep as in match_wide_box, on words instead of runs. */
+static int32_t match_narrow_box(Matcher *m, const Box *box)
+{
+    compare_elements(m, box);
+    const int32_t length = find_longest_ends(m, box->a_end - box->a_start);
+    if (length == 0)
+        return 0;
+    Box rest = *box;
+    int32_t matched = 0;
+    rest.longest = length - 1;
+    for (int32_t i = box->a_start; i + length <= box->a_end && rest.b_start + length <= box->b_end; i++) {
+        const uint64_t ends = m->ends[i + length - 1 - box->a_start];
+        const uint64_t usable = ends & UINT64_MAX << (rest.b_start + length - 1 - box->b_start);
+        if (i < rest.a_start || !usable)
+            continue;
+        const int32_t j = box->b_start + lowest_bit(usable) - length + 1;
+        push_box(m, (Box){rest.a_start, i, rest.b_start, j, length - 1});
+        rest.a_start = i + length;
+        rest.b_start = j + length;
+        matched += length;
+    }
+    push_box(m, rest);
+    return matched;
+}
+
+/* --------------------------------------------------------------------------------------------- matcher */
+
+static int32_t count_matched(Matcher *m)
+{
+    const int32_t a_length = m->a.length, b_length = m->b.length;
+    if (a_length == b_length && memcmp(m->a.elements, m->b.elements, sizeof(uint32_t) * (size_t)a_length) == 0)
+        return a_length;
+    name_elements(m);
+    if (b_length > WORD_BITS)
+        name_longer_runs(m);
+    memset(m->mark, 0, sizeof(*m->mark) * (size_t)b_length);
+    memset(m->columns, 0, sizeof(*m->columns) * (size_t)b_length);
+    m->last_mark = 0;
+
+    int32_t matched = 0;
+    push_box(m, (Box){0, a_length, 0, b_length, smaller(a_length, b_length)});
+    while (m->box_count > 0) {
+        const Box box = m->boxes[--m->box_count];
+        if (box.b_end - box.b_start <= WORD_BITS)
+            matched += match_narrow_box(m, &box);
+        else
+            matched += match_wide_box(m, &box);
+    }
+    return matched;
+}
+
+/* ---------------------------------------------------------------------------------------------- memory */
+
+/* An array of at least one element; NULL, and *failed set, where memory or the range of size_t ends. */
+static void *new_array(int *failed, size_t count, size_t size)
+{
+    void *array = NULL;
+    if (!*failed && count < SIZE_MAX / size)
+        array = PyMem_Malloc((count + 1) * size);
+    if (array == NULL)
+        *failed = 1;
+    return array;
+}
+
+static void new_side(Side *side, int *failed, size_t length, int levels)
+{
+    for (int level = 0; level < levels; level++)
+        side->names[level] = new_array(failed, length, sizeof(int32_t));
+    side->keys = new_array(failed, length, sizeof(uint64_t));
+    side->runs.position = new_array(failed, length, sizeof(int32_t));
+    side->runs.group = new_array(failed, length, sizeof(int32_t));
+    side->runs.longer_group = new_array(failed, length, sizeof(int32_t));
+}
+
+/* Takes the memory for every pair of sequences up to these lengths; 0, or -1 if there is not enough. */
+static int new_matcher(Matcher *m, int32_t a_length, int32_t b_length)
+{
+    const int32_t shorter = smaller(a_length, b_length);
+    const size_t a_size = (size_t)a_length, b_size = (size_t)b_length;
+    int failed = 0, levels = 1;
+    while ((1 << levels) <= shorter)
+        levels++;
+    memset(m, 0, sizeof(*m));
+    new_side(&m->a, &failed, a_size, levels);
+    new_side(&m->b, &failed, b_size, levels);
+    m->boxes = new_array(&failed, (size_t)shorter, sizeof(Box));
+    m->slots = new_array(&failed, (size_t)1 << bits_for(b_length), sizeof(int32_t));
+    m->key_of_name = new_array(&failed, b_size, sizeof(uint64_t));
+    m->name_in_a = new_array(&failed, b_size, sizeof(uint8_t));
+    m->mark = new_array(&failed, b_size, sizeof(uint32_t));
+    m->first_run = new_array(&failed, b_size, sizeof(int32_t));
+    m->next_run = new_array(&failed, b_size, sizeof(int32_t));
+    m->columns = new_array(&failed, b_size, sizeof(uint64_t));
+    m->equal = new_array(&failed, a_size, sizeof(uint64_t));
+    m->ends = new_array(&failed, a_size, sizeof(uint64_t));
+    m->longer_ends = new_array(&failed, a_size, sizeof(uint64_t));
+    return failed ? -1 : 0;
+}
+
+static void free_side(Side *side)
+{
+    for (int level = 0; level < MAX_LEVELS; level++)
+        PyMem_Free(side->names[level]);
+    PyMem_Free(side->keys);
+    PyMem_Free(side->runs.position);
+    PyMem_Free(side->runs.group);
+    PyMem_Free(side->runs.longer_group);
+}
+
+static void free_matcher(Matcher *m)
+{
+    free_side(&m->a);
+    free_side(&m->b);
+    PyMem_Free(m->boxes);
+    PyMem_Free(m->slots);
+    PyMem_Free(m->key_of_name);
+    PyMem_Free(m->name_in_a);
+    PyMem_Free(m->mark);
+    PyMem_Free(m->first_run);
+    PyMem_Free(m->next_run);
+    PyMem_Free(m->columns);
+    PyMem_Free(m->equal);
+    PyMem_Free(m->ends);
+    PyMem_Free(m->longer_ends);
+}
+
+/* ---------------------------------------------------------------------------------------------- Python */
+
+/* One sequence as numbers: the code points of a string, or token ids. */
+typedef struct {
+    PyObject *source; /* borrowed */
+    uint32_t *elements;
+    int32_t length;
+    int shares_elements; /* with the sequence before it: one expert, many actions */
+} Sequence;
+
+typedef struct {
+    Py_ssize_t count;
+    Sequence *actions, *experts;
+    int32_t *matched;
+} Batch;
+
+static int read_string(PyObject *source, Sequence *sequence)
+{
+    const Py_ssize_t length = sequence->length;
+    return PyUnicode_AsUCS4(source, (Py_UCS4 *)sequence->elements, length + 1, 1) == NULL ? -1 : 0;
+}
+
+static int read_token_id(PyObject *item, uint32_t *element)
+{
+    if (!PyLong_Check(item)) {
+        PyErr_SetString(PyExc_TypeError, "a sequence to compare must hold token ids (int) only");
+        return -1;
+    }
+    const long long id = PyLong_AsLongLong(item);
+    if (id < 0 || id > UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "a token id must be from 0 to 2**32 - 1");
+        return -1;
+    }
+    *element = (uint32_t)id;
+    return 0;
+}
+
+static int read_token_ids(PyObject *source, Sequence *sequence)
+{
+    for (int32_t p = 0; p < sequence->length; p++) {
+        PyObject *item = PySequence_GetItem(source, p);
+        if (item == NULL)
+            return -1;
+        const int read = read_token_id(item, &sequence->elements[p]);
+        Py_DECREF(item);
+        if (read < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int read_sequence(PyObject *source, Sequence *sequence)
+{
+    const int is_string = PyUnicode_Check(source);
+    const Py_ssize_t length = is_string ? PyUnicode_GetLength(source) : PySequence_Size(source);
+    if (length < 0)
+        return -1;
+    if (length > MAX_ELEMENTS) {
+        PyErr_SetString(PyExc_OverflowError, "a sequence to compare has more than 2**24 elements");
+        return -1;
+    }
+    sequence->source = source;
+    sequence->length = (int32_t)length;
+    sequence->elements = PyMem_Malloc(((size_t)length + 1) * sizeof(uint32_t));
+    if (sequence->elements == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return is_string ? read_string(source, sequence) : read_token_ids(source, sequence);
+}
+
+/* Reads a list of sequences; what was read is freed by free_sequences, also after an error. */
+static int read_sequences(PyObject *list, Sequence *sequences, Py_ssize_t count)
+{
+    for (Py_ssize_t k = 0; k < count; k++) {
+        PyObject *source = PyList_GetItem(list, k);
+        if (source == NULL)
+            return -1;
+        if (k > 0 && source == sequences[k - 1].source) {
+            sequences[k] = sequences[k - 1];
+            sequences[k].shares_elements = 1;
+        } else if (read_sequence(source, &sequences[k]) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void free_sequences(Sequence *sequences, Py_ssize_t count)
+{
+    for (Py_ssize_t k = 0; sequences != NULL && k < count; k++)
+        if (!sequences[k].shares_elements)
+            PyMem_Free(sequences[k].elements);
+    PyMem_Free(sequences);
+}
+
+static int read_batch(Batch *batch, PyObject *actions, PyObject *experts)
+{
+    const size_t count = (size_t)batch->count;
+    batch->actions = PyMem_Calloc(count + 1, sizeof(Sequence));
+    batch->experts = PyMem_Calloc(count + 1, sizeof(Sequence));
+    batch->matched = PyMem_Calloc(count + 1, sizeof(int32_t));
+    if (batch->actions == NULL || batch->experts == NULL || batch->matched == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (read_sequences(actions, batch->actions, batch->count) < 0)
+        return -1;
+    return read_sequences(experts, batch->experts, batch->count);
+}
+
+static void free_batch(Batch *batch)
+{
+    free_sequences(batch->actions, batch->count);
+    free_sequences(batch->experts, batch->count);
+    PyMem_Free(batch->matched);
+}
+
+static int32_t longest_of(const Sequence *sequences, Py_ssize_t count)
+{
+    int32_t longest = 0;
+    for (Py_ssize_t k = 0; k < count; k++)
+        if (sequences[k].length > longest)
+            longest = sequences[k].length;
+    return longest;
+}
+
+static int match_batch(Batch *batch)
+{
+    Matcher m;
+    const int32_t a_longest = longest_of(batch->actions, batch->count);
+    const int32_t b_longest = longest_of(batch->experts, batch->count);
+    if (new_matcher(&m, a_longest, b_longest) < 0) {
+        free_matcher(&m);
+        PyErr_NoMemory();
+        return -1;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t k = 0; k < batch->count; k++) {
+        m.a.elements = batch->actions[k].elements;
+        m.a.length = batch->actions[k].length;
+        m.b.elements = batch->experts[k].elements;
+        m.b.length = batch->experts[k].length;
+        batch->matched[k] = count_matched(&m);
+    }
+    Py_END_ALLOW_THREADS
+    free_matcher(&m);
+    return 0;
+}
+
+static PyObject *list_of_matched(const Batch *batch)
+{
+    PyObject *list = PyList_New(batch->count);
+    for (Py_ssize_t k = 0; list != NULL && k < batch->count; k++) {
+        PyObject *matched = PyLong_FromLong(batch->matched[k]);
+        if (matched == NULL || PyList_SetItem(list, k, matched) < 0)
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *matched_pairs(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    PyObject *actions, *experts, *result = NULL;
+    if (!PyArg_ParseTuple(arguments, "O!O!", &PyList_Type, &actions, &PyList_Type, &experts))
+        return NULL;
+    Batch batch = {PyList_Size(actions), NULL, NULL, NULL};
+    if (PyList_Size(experts) != batch.count) {
+        PyErr_SetString(PyExc_ValueError, "matched_pairs needs as many experts as actions");
+        return NULL;
+    }
+    if (read_batch(&batch, actions, experts) == 0 && match_batch(&batch) == 0)
+        result = list_of_matched(&batch);
+    free_batch(&batch);
+    return result;
+}
+
+PyDoc_STRVAR(matched_pairs_doc,
+             "matched_pairs(actions, experts, /)\n--\n\n"
+             "Matched elements of each pair of two lists of equal length; runs without the GIL.");
+
+static PyMethodDef methods[] = {
+    {"matched_pairs", matched_pairs, METH_VARARGS, matched_pairs_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    "srl.similarity._matcher",
+    "The C implementation of srl.similarity; its source explains the algorithm.",
+    0,
+    methods,
+    slots,
+    NULL,
+    NULL,
+    NULL,
+};
+
+PyMODINIT_FUNC PyInit__matcher(void)
+{
+    return PyModuleDef_Init(&module_definition);
+}
