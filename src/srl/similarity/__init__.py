@@ -1,4 +1,4 @@
-"""The step similarity R(a, e) = 2M / T of an action and the expert's (paper §4.2), exactly as difflib counts it.
+"""The step similarity R(a, e) = 2M / T of an action and the expert's (paper §4.2), exactly as in difflib.
 
     ratio(action, expert) == difflib.SequenceMatcher(None, action, expert, autojunk=False).ratio()
 
@@ -85,7 +85,9 @@ def ratios_batch(
     _check_collection("actions", actions)
     _check_collection("experts", experts)
     if len(actions) != len(experts):
-        raise ValueError(f"ratios_batch needs as many experts as actions, not {len(experts)} for {len(actions)}")
+        raise ValueError(
+            f"ratios_batch needs as many experts as actions, not {len(experts)} for {len(actions)}"
+        )
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads < 1:
@@ -128,7 +130,9 @@ def _check_collection(name: str, value: object) -> None:
 
 def _ratios(pairs: list[tuple[Elements, Elements]], threads: int = 1) -> list[float]:
     totals = (len(a) + len(b) for a, b in pairs)
-    return [2.0 * m / total if total else 1.0 for m, total in zip(_matched(pairs, threads), totals, strict=True)]
+    return [
+        2.0 * m / total if total else 1.0 for m, total in zip(_matched(pairs, threads), totals, strict=True)
+    ]
 
 
 def _matched(pairs: list[tuple[Elements, Elements]], threads: int = 1) -> list[int]:

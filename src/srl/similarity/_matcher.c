@@ -596,6 +596,10 @@ static int read_token_ids(PyObject *source, Sequence *sequence)
 static int read_sequence(PyObject *source, Sequence *sequence)
 {
     const int is_string = PyUnicode_Check(source);
+    if (!is_string && !PyList_Check(source) && !PyTuple_Check(source)) {
+        PyErr_SetString(PyExc_TypeError, "only strings, and lists and tuples of token ids, can be compared");
+        return -1;
+    }
     const Py_ssize_t length = is_string ? PyUnicode_GetLength(source) : PySequence_Size(source);
     if (length < 0)
         return -1;

@@ -1,4 +1,4 @@
-"""The step similarity where the C extension is missing: the same algorithm, exact and bounded, in pure Python.
+"""The step similarity where the C extension is missing: the same algorithm in pure Python, as exact.
 
 `_matcher.c` explains it: one sweep takes all the longest blocks of a box, runs are recognised by exact names.
 What differs is what Python is quick at: a box of few elements is searched with `str.__contains__`.
@@ -38,7 +38,7 @@ def _as_text(action: Elements, expert: Elements) -> tuple[str, str]:
     return "".join(map(characters.__getitem__, action)), "".join(map(characters.__getitem__, expert))
 
 
-def _matched(a: str, b: str) -> int:
+def _matched(a: str, b: str, small_box: int = SMALL_BOX) -> int:
     if a == b:
         return len(a)
     matched = 0
@@ -50,7 +50,7 @@ def _matched(a: str, b: str) -> int:
         height, width = a_end - a_start, b_end - b_start
         if not (height and width and longest):
             continue
-        if height * width <= SMALL_BOX:
+        if height * width <= small_box:
             matched += _match_small_box(a, b, box, boxes)
         else:
             levels = levels or _name_runs(a, b)
