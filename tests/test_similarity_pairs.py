@@ -20,7 +20,7 @@ except ImportError:
 
 PAIRS = 100_000
 SIZES = (6, 12, 12, 25, 25, 40, 70, 100)
-LONG_SIZES = (150, 250, 600)
+LONG_SIZES = (150, 250, 400)
 ALPHABETS = ("a", "ab", "ab", "abc", "abcd", "abcdefgh", string.ascii_lowercase, string.printable)
 UNICODE = "aé中ÿĀ😀𝔸\ud800\udc00\udfff\x00\U0010ffff ab"
 WORDS = [

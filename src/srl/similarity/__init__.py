@@ -61,7 +61,8 @@ def ratio(action: Elements, expert: Elements) -> float:
     >>> ratio([5, 7, 9], [5, 9])
     0.8
     """
-    return _ratios([checked_pair(action, expert)])[0]
+    action, expert = checked_pair(action, expert)
+    return _ratio(_matched_pairs([action], [expert])[0], len(action) + len(expert))
 
 
 def ratios(actions: Sequence[Elements], expert: Elements) -> list[float]:
@@ -101,7 +102,8 @@ def matched(a: Elements, b: Elements) -> int:
     >>> matched("abxcd", "abcd")
     4
     """
-    return _matched([checked_pair(a, b)])[0]
+    a, b = checked_pair(a, b)
+    return _matched_pairs([a], [b])[0]
 
 
 def implementation() -> str:
@@ -128,21 +130,20 @@ def _check_collection(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a list of sequences to compare, not {type(value).__name__}")
 
 
+def _ratio(matched: int, total: int) -> float:
+    return 2.0 * matched / total if total else 1.0
+
+
 def _ratios(pairs: list[tuple[Elements, Elements]], threads: int = 1) -> list[float]:
-    totals = (len(a) + len(b) for a, b in pairs)
-    return [
-        2.0 * m / total if total else 1.0 for m, total in zip(_matched(pairs, threads), totals, strict=True)
-    ]
-
-
-def _matched(pairs: list[tuple[Elements, Elements]], threads: int = 1) -> list[int]:
     chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
     if threads == 1 or len(chunks) < 2 or _IMPLEMENTATION == "Python":
-        results = map(_match_chunk, chunks)
-        return [m for chunk in results for m in chunk]
-    with ThreadPoolExecutor(min(threads, len(chunks))) as pool:
-        return [m for chunk in pool.map(_match_chunk, chunks) for m in chunk]
+        results = list(map(_chunk_ratios, chunks))
+    else:
+        with ThreadPoolExecutor(min(threads, len(chunks))) as pool:
+            results = list(pool.map(_chunk_ratios, chunks))
+    return [ratio for chunk in results for ratio in chunk]
 
 
-def _match_chunk(pairs: list[tuple[Elements, Elements]]) -> list[int]:
-    return _matched_pairs([action for action, _ in pairs], [expert for _, expert in pairs])
+def _chunk_ratios(pairs: list[tuple[Elements, Elements]]) -> list[float]:
+    matched_of_pairs = _matched_pairs([action for action, _ in pairs], [expert for _, expert in pairs])
+    return [_ratio(m, len(a) + len(b)) for m, (a, b) in zip(matched_of_pairs, pairs, strict=True)]

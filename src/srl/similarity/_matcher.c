@@ -1,40 +1,42 @@
-/* The number of elements that two sequences share under difflib's rule, exactly, and in bounded time.
+/* How many elements two sequences share under difflib's rule: exactly, and in bounded time.
  *
  * The claim
- *     matched_pairs([a], [b]) is [M] with
+ *     matched_pairs([a], [b]) == [M], where
  *     M = sum(block.size for block in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()),
- *     to the last unit, in O(n^1.5 log n) expected time and O(n log n) memory, where difflib's worst case is
- *     cubic: n is the longer of the two lengths, and "expected" is only about the hash table.
+ *     in O(n^1.5 log n) time and O(n log n) memory, n being the longer length; difflib's worst case is
+ *     cubic. (The time is an expected one, but only as far as a hash table's is.)
  *
  * difflib's rule
- *     Find the longest block common to both sequences; of several, the one that starts first in a, of those the
- *     one that starts first in b. Take it, and do the same in the two boxes it leaves: what lies before it in
- *     both sequences, and what lies after it in both.
+ *     Find the longest block common to both sequences; of several, the one that starts first in a, and of
+ *     those the one that starts first in b. Take it. Then do the same in the two boxes that it leaves: what
+ *     lies before it in both sequences, and what lies after it in both.
  *
  * Why one sweep takes all the blocks of one length (exact)
- *     Let L be the longest length in a box. The rule takes the leftmost block of length L in a. The box before it
- *     has no block of length L, or that one would have started first; in the box after it the rule starts again,
- *     with L still the upper bound. So one pass over a, from left to right, takes every block of length L that
- *     the rule would take, and all the boxes between them are left with at most L - 1.
+ *     Let L be the length of the longest blocks in a box. The rule takes the first of them in a. In the box
+ *     before it no block of length L is left, or that one would have been first. In the box after it the
+ *     rule starts anew, and L is still the most there can be. So one pass over a, from left to right, takes
+ *     every block of length L that the rule takes, and the boxes between them hold blocks of at most L - 1.
  *
- * How blocks are recognised (exact: nothing rests on a hash value)
- *     Every run of 2^k elements gets a name: the same integer for the same run in a and in b, found from the
- *     names of its two halves (Karp, Miller and Rosenberg's doubling). A run of any length L with
- *     2^k <= L < 2^(k+1) is covered by two runs of 2^k, so the pair of their names stands for it. The hash table
- *     that turns pairs into names compares whole keys. Runs that only one of the sequences has are dropped at
- *     once (NOT_SHARED): unrelated texts share few long runs, and their upper levels cost almost nothing.
+ * How a wide box finds its longest blocks (exact: nothing rests on a hash value)
+ *     Every run of 2^k elements gets a name: the same number for the same run, in a and in b, from the
+ *     names of its two halves (the doubling of Karp, Miller and Rosenberg). A run of any length L, 2^k <=
+ *     L < 2^(k+1), is covered by two runs of 2^k, so their two names stand for it. The hash table that turns
+ *     pairs of names into names compares them whole. The longest k that a box still shares is looked for
+ *     from above; then L is searched by bisection, each time only among the runs that were still shared the
+ *     time before.
  *
- *     A box narrower than a machine word needs no names: bit j of word i says that a run ends at a[i] and b[j],
- *     and one shift and one AND per word lengthen all runs by one element.
+ * How a narrow box does (at most 64 elements of b)
+ *     With bits: bit j of word i says that a run ends at a[i] and b[j]; one shift and one AND per word make
+ *     all runs longer by one element.
  *
  * Why it is bounded
- *     A wide box costs O(its size x log L). The boxes open at one depth do not overlap, so a depth costs
- *     O(n log n). From a box to the boxes inside it L falls by at least one, and each L is the length of a block
- *     of its own: all the lengths on one path add up to at most n, so no path is longer than sqrt(2n). A narrow
- *     box costs at most one word operation per element of a and length, and the lengths on a path add up to at
- *     most 64.
+ *     The boxes at one depth do not overlap, and a wide box costs O(its size x log L), so a depth costs
+ *     O(n log n). On a path from a box to a box inside it L falls each time by one at least, and each L is the
+ *     length of a block that the others on the path do not overlap: those lengths add up to n at most, so
+ *     the path has at most sqrt(2n) boxes. A narrow box costs L word operations per element of a; the L of
+ *     the narrow boxes on a path add up to 64 at most.
  *
- * Reentrant: no data outlives a call. All memory is taken before the comparison starts, which runs without the GIL.
+ * No data outlives a call. All memory is taken before the comparison starts, which runs without the GIL.
  */
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
@@ -46,8 +48,8 @@
 #define NONE (-1)
 #define NO_KEY UINT64_MAX
 #define WORD_BITS 64
-#define MAX_ELEMENTS (1 << 24) /* of one sequence; keeps every count and mark below within 32 bits */
-#define MAX_LEVELS 25          /* runs of 2^0 ... 2^24 elements */
+#define MAX_ELEMENTS (1 << 24) /* of one sequence: every count and mark below stays within 32 bits */
+#define MAX_LEVELS 25          /* of names: for runs of 2^0 ... 2^24 elements */
 
 /* A part of a and a part of b that are matched with each other only. */
 typedef struct {
@@ -60,41 +62,52 @@ typedef struct {
 typedef struct {
     int32_t *position;
     int32_t *group;        /* equal runs have equal groups, on both sides */
-    int32_t *longer_group; /* the same after the runs are lengthened, while it is not known whether any stays */
+    int32_t *longer_group; /* the same, if the runs were longer: while it is not known whether any is */
     int32_t count;
 } Runs;
 
+/* One of the two sequences. */
 typedef struct {
     const uint32_t *elements;
     int32_t length;
     int32_t *names[MAX_LEVELS]; /* names[k][p] names the run of 2^k elements from p, or is NOT_SHARED */
-    uint64_t *keys;
+    uint64_t *keys;             /* what is to be named next */
     Runs runs;
 } Side;
 
+/* The comparison of two sequences, and its memory. */
 typedef struct {
     Side a, b;
-    int levels; /* how many levels of names have a shared run */
+    int levels; /* how many levels have names that both sequences share */
 
-    Box *boxes; /* a stack; the boxes in it do not overlap, so there are never more than elements */
+    Box *boxes; /* a stack; they do not overlap, so there are never more of them than elements */
     int32_t box_count;
 
-    /* The memory of the hash table from keys to names. */
+    /* The hash table from keys to names. */
     int32_t *slots;
     uint64_t *key_of_name;
-    uint8_t *name_in_a;
+    uint8_t *name_in_a; /* by name: whether a has it too */
 
-    /* Indexed by the name or the group of a run. */
-    uint32_t *mark;
+    /* Wide boxes. */
+    uint32_t *mark; /* by name: last_mark or the one before, if the box that is looked at has it */
     uint32_t last_mark;
-    int32_t *first_run;
-    uint64_t *columns;
+    int32_t *first_run; /* by group: the first run of b that is still to come */
+    int32_t *next_run;  /* by run of b: the next one of the same group */
 
-    int32_t *next_run; /* the next run of b in the same group */
+    /* Narrow boxes. */
+    uint64_t *columns;                    /* by name of an element: where the box has it in b */
+    uint64_t *equal, *ends, *longer_ends; /* by element of a: where runs of 1, L and L + 1 end in b */
 
-    /* One word per element of a, for narrow boxes. */
-    uint64_t *equal, *ends, *longer_ends;
+    /* All the arrays above. */
+    void *arrays[2 * MAX_LEVELS + 32];
+    int array_count;
+    int failed; /* there was not enough memory for one of them */
 } Matcher;
+
+static int32_t smaller(int32_t x, int32_t y)
+{
+    return x < y ? x : y;
+}
 
 /* ---------------------------------------------------------------------------------------------- names */
 
@@ -131,7 +144,7 @@ static uint32_t find_slot(Table table, uint64_t key)
 }
 
 /* Gives equal keys of b equal names; returns how many names that took. */
-static int32_t name_keys(Table table, const uint64_t *keys, int32_t count, int32_t *restrict names)
+static int32_t name_keys(Table table, const uint64_t *keys, int32_t count, int32_t *names)
 {
     int32_t named = 0;
     for (int32_t p = 0; p < count; p++) {
@@ -149,8 +162,8 @@ static int32_t name_keys(Table table, const uint64_t *keys, int32_t count, int32
 }
 
 /* Gives the keys of a the names that b's keys have, and notes them; returns how many keys have one. */
-static int32_t look_up_keys(Table table, const uint64_t *keys, int32_t count, int32_t *restrict names,
-                            uint8_t *restrict name_in_a)
+static int32_t look_up_keys(Table table, const uint64_t *keys, int32_t count, int32_t *names,
+                            uint8_t *name_in_a)
 {
     int32_t shared = 0;
     for (int32_t p = 0; p < count; p++) {
@@ -169,7 +182,8 @@ static int32_t look_up_keys(Table table, const uint64_t *keys, int32_t count, in
 
 /* Gives equal keys equal names on both sides, and NOT_SHARED to those of one side only.
  * Returns how many keys of a are shared. */
-static int32_t name_shared_keys(Matcher *m, int32_t a_count, int32_t *a_names, int32_t b_count, int32_t *b_names)
+static int32_t name_shared_keys(Matcher *m, int32_t a_count, int32_t *a_names, int32_t b_count,
+                                int32_t *b_names)
 {
     const Table table = empty_table(m, b_count);
     const int32_t named = name_keys(table, m->b.keys, b_count, b_names);
@@ -195,9 +209,7 @@ static void name_elements(Matcher *m)
         m->a.keys[p] = m->a.elements[p];
     for (int32_t p = 0; p < m->b.length; p++)
         m->b.keys[p] = m->b.elements[p];
-    const int32_t shared =
-        name_shared_keys(m, m->a.length, m->a.names[0], m->b.length, m->b.names[0]);
-    m->levels = shared > 0 ? 1 : 0;
+    m->levels = name_shared_keys(m, m->a.length, m->a.names[0], m->b.length, m->b.names[0]) > 0;
 }
 
 static int32_t fill_level_keys(Side *side, int level)
@@ -212,7 +224,7 @@ static int32_t fill_level_keys(Side *side, int level)
 /* Names the runs of 2, 4, 8 ... elements, up to the longest that both sequences have. */
 static void name_longer_runs(Matcher *m)
 {
-    const int32_t shorter = m->a.length < m->b.length ? m->a.length : m->b.length;
+    const int32_t shorter = smaller(m->a.length, m->b.length);
     while (m->levels > 0 && (1 << m->levels) <= shorter) {
         const int level = m->levels;
         const int32_t a_count = fill_level_keys(&m->a, level);
@@ -224,11 +236,6 @@ static void name_longer_runs(Matcher *m)
 }
 
 /* ---------------------------------------------------------------------------------------------- boxes */
-
-static int32_t smaller(int32_t x, int32_t y)
-{
-    return x < y ? x : y;
-}
 
 static void push_box(Matcher *m, Box box)
 {
@@ -301,7 +308,7 @@ static int lengthen_runs(Matcher *m, const Box *box, int level, int32_t length)
     return 1;
 }
 
-/* Collects the longest runs that both sides of the box have, and returns their length; 0 if there are none. */
+/* Collects the longest runs that both sides of the box have; returns their length, 0 if there are none. */
 static int32_t collect_longest_runs(Matcher *m, const Box *box)
 {
     int level = m->levels - 1;
@@ -393,26 +400,33 @@ static void compare_elements(Matcher *m, const Box *box)
             m->columns[b_names[p]] = 0;
 }
 
+/* From where runs of some length end to where those longer by one element do; says whether there are any. */
+static int lengthen_ends(const uint64_t *equal, const uint64_t *ends, uint64_t *longer_ends, int32_t height)
+{
+    uint64_t any = 0;
+    longer_ends[0] = 0;
+    for (int32_t i = 1; i < height; i++) {
+        longer_ends[i] = ends[i - 1] << 1 & equal[i];
+        any |= longer_ends[i];
+    }
+    return any != 0;
+}
+
 /* Leaves in m->ends where the longest common runs of the box end, and returns their length; 0 if none. */
 static int32_t find_longest_ends(Matcher *m, int32_t height)
 {
-    const uint64_t *restrict equal = m->equal;
-    uint64_t *restrict found = m->ends, *restrict longer = m->longer_ends;
     int32_t length = 0;
-    uint64_t any = 0;
+    int found = 0;
+    memcpy(m->longer_ends, m->equal, sizeof(*m->equal) * (size_t)height);
     for (int32_t i = 0; i < height; i++)
-        any |= longer[i] = equal[i];
-    while (any) {
-        uint64_t *const spare = found;
-        found = longer;
-        longer = spare;
+        found |= m->equal[i] != 0;
+    while (found) {
+        uint64_t *const spare = m->ends;
+        m->ends = m->longer_ends;
+        m->longer_ends = spare;
         length++;
-        any = longer[0] = 0;
-        for (int32_t i = 1; i < height; i++)
-            any |= longer[i] = found[i - 1] << 1 & equal[i];
+        found = lengthen_ends(m->equal, m->ends, m->longer_ends, height);
     }
-    m->ends = found;
-    m->longer_ends = longer;
     return length;
 }
 
@@ -446,7 +460,8 @@ static int32_t match_narrow_box(Matcher *m, const Box *box)
 static int32_t count_matched(Matcher *m)
 {
     const int32_t a_length = m->a.length, b_length = m->b.length;
-    if (a_length == b_length && memcmp(m->a.elements, m->b.elements, sizeof(uint32_t) * (size_t)a_length) == 0)
+    const size_t a_bytes = sizeof(*m->a.elements) * (size_t)a_length;
+    if (a_length == b_length && memcmp(m->a.elements, m->b.elements, a_bytes) == 0)
         return a_length;
     name_elements(m);
     if (b_length > WORD_BITS)
@@ -469,84 +484,65 @@ static int32_t count_matched(Matcher *m)
 
 /* ---------------------------------------------------------------------------------------------- memory */
 
-/* An array of at least one element; NULL, and *failed set, where memory or the range of size_t ends. */
-static void *new_array(int *failed, size_t count, size_t size)
+/* An array that free_matcher frees; NULL, and m->failed, where memory or the range of size_t ends. */
+static void *new_array(Matcher *m, size_t count, size_t size)
 {
     void *array = NULL;
-    if (!*failed && count < SIZE_MAX / size)
+    if (!m->failed && count < SIZE_MAX / size)
         array = PyMem_Malloc((count + 1) * size);
     if (array == NULL)
-        *failed = 1;
+        m->failed = 1;
+    else
+        m->arrays[m->array_count++] = array;
     return array;
 }
 
-static void new_side(Side *side, int *failed, size_t length, int levels)
+static void new_side(Matcher *m, Side *side, size_t length, int levels)
 {
     for (int level = 0; level < levels; level++)
-        side->names[level] = new_array(failed, length, sizeof(int32_t));
-    side->keys = new_array(failed, length, sizeof(uint64_t));
-    side->runs.position = new_array(failed, length, sizeof(int32_t));
-    side->runs.group = new_array(failed, length, sizeof(int32_t));
-    side->runs.longer_group = new_array(failed, length, sizeof(int32_t));
+        side->names[level] = new_array(m, length, sizeof(int32_t));
+    side->keys = new_array(m, length, sizeof(uint64_t));
+    side->runs.position = new_array(m, length, sizeof(int32_t));
+    side->runs.group = new_array(m, length, sizeof(int32_t));
+    side->runs.longer_group = new_array(m, length, sizeof(int32_t));
 }
 
-/* Takes the memory for every pair of sequences up to these lengths; 0, or -1 if there is not enough. */
+/* Takes the memory for any pair of sequences up to these lengths; says whether there was enough. */
 static int new_matcher(Matcher *m, int32_t a_length, int32_t b_length)
 {
     const int32_t shorter = smaller(a_length, b_length);
     const size_t a_size = (size_t)a_length, b_size = (size_t)b_length;
-    int failed = 0, levels = 1;
+    int levels = 1;
     while ((1 << levels) <= shorter)
         levels++;
     memset(m, 0, sizeof(*m));
-    new_side(&m->a, &failed, a_size, levels);
-    new_side(&m->b, &failed, b_size, levels);
-    m->boxes = new_array(&failed, (size_t)shorter, sizeof(Box));
-    m->slots = new_array(&failed, (size_t)1 << bits_for(b_length), sizeof(int32_t));
-    m->key_of_name = new_array(&failed, b_size, sizeof(uint64_t));
-    m->name_in_a = new_array(&failed, b_size, sizeof(uint8_t));
-    m->mark = new_array(&failed, b_size, sizeof(uint32_t));
-    m->first_run = new_array(&failed, b_size, sizeof(int32_t));
-    m->next_run = new_array(&failed, b_size, sizeof(int32_t));
-    m->columns = new_array(&failed, b_size, sizeof(uint64_t));
-    m->equal = new_array(&failed, a_size, sizeof(uint64_t));
-    m->ends = new_array(&failed, a_size, sizeof(uint64_t));
-    m->longer_ends = new_array(&failed, a_size, sizeof(uint64_t));
-    return failed ? -1 : 0;
-}
-
-static void free_side(Side *side)
-{
-    for (int level = 0; level < MAX_LEVELS; level++)
-        PyMem_Free(side->names[level]);
-    PyMem_Free(side->keys);
-    PyMem_Free(side->runs.position);
-    PyMem_Free(side->runs.group);
-    PyMem_Free(side->runs.longer_group);
+    new_side(m, &m->a, a_size, levels);
+    new_side(m, &m->b, b_size, levels);
+    m->boxes = new_array(m, (size_t)shorter, sizeof(Box));
+    m->slots = new_array(m, (size_t)1 << bits_for(b_length), sizeof(int32_t));
+    m->key_of_name = new_array(m, b_size, sizeof(uint64_t));
+    m->name_in_a = new_array(m, b_size, sizeof(uint8_t));
+    m->mark = new_array(m, b_size, sizeof(uint32_t));
+    m->first_run = new_array(m, b_size, sizeof(int32_t));
+    m->next_run = new_array(m, b_size, sizeof(int32_t));
+    m->columns = new_array(m, b_size, sizeof(uint64_t));
+    m->equal = new_array(m, a_size, sizeof(uint64_t));
+    m->ends = new_array(m, a_size, sizeof(uint64_t));
+    m->longer_ends = new_array(m, a_size, sizeof(uint64_t));
+    return !m->failed;
 }
 
 static void free_matcher(Matcher *m)
 {
-    free_side(&m->a);
-    free_side(&m->b);
-    PyMem_Free(m->boxes);
-    PyMem_Free(m->slots);
-    PyMem_Free(m->key_of_name);
-    PyMem_Free(m->name_in_a);
-    PyMem_Free(m->mark);
-    PyMem_Free(m->first_run);
-    PyMem_Free(m->next_run);
-    PyMem_Free(m->columns);
-    PyMem_Free(m->equal);
-    PyMem_Free(m->ends);
-    PyMem_Free(m->longer_ends);
+    while (m->array_count > 0)
+        PyMem_Free(m->arrays[--m->array_count]);
 }
 
 /* ---------------------------------------------------------------------------------------------- Python */
 
 /* One sequence as numbers: the code points of a string, or token ids. */
 typedef struct {
-    PyObject *source; /* borrowed */
+    PyObject *source;
     uint32_t *elements;
     int32_t length;
     int shares_elements; /* with the sequence before it: one expert, many actions */
@@ -617,13 +613,11 @@ static int read_sequence(PyObject *source, Sequence *sequence)
     return is_string ? read_string(source, sequence) : read_token_ids(source, sequence);
 }
 
-/* Reads a list of sequences; what was read is freed by free_sequences, also after an error. */
-static int read_sequences(PyObject *list, Sequence *sequences, Py_ssize_t count)
+/* What was read is freed by free_sequences, also after an error. */
+static int read_sequences(PyObject *tuple, Sequence *sequences, Py_ssize_t count)
 {
     for (Py_ssize_t k = 0; k < count; k++) {
-        PyObject *source = PyList_GetItem(list, k);
-        if (source == NULL)
-            return -1;
+        PyObject *source = PyTuple_GetItem(tuple, k);
         if (k > 0 && source == sequences[k - 1].source) {
             sequences[k] = sequences[k - 1];
             sequences[k].shares_elements = 1;
@@ -678,7 +672,7 @@ static int match_batch(Batch *batch)
     Matcher m;
     const int32_t a_longest = longest_of(batch->actions, batch->count);
     const int32_t b_longest = longest_of(batch->experts, batch->count);
-    if (new_matcher(&m, a_longest, b_longest) < 0) {
+    if (!new_matcher(&m, a_longest, b_longest)) {
         free_matcher(&m);
         PyErr_NoMemory();
         return -1;
@@ -707,20 +701,33 @@ static PyObject *list_of_matched(const Batch *batch)
     return list;
 }
 
-static PyObject *matched_pairs(PyObject *module, PyObject *arguments)
+static PyObject *match_tuples(PyObject *actions, PyObject *experts)
 {
-    (void)module;
-    PyObject *actions, *experts, *result = NULL;
-    if (!PyArg_ParseTuple(arguments, "O!O!", &PyList_Type, &actions, &PyList_Type, &experts))
-        return NULL;
-    Batch batch = {PyList_Size(actions), NULL, NULL, NULL};
-    if (PyList_Size(experts) != batch.count) {
+    PyObject *result = NULL;
+    Batch batch = {PyTuple_Size(actions), NULL, NULL, NULL};
+    if (PyTuple_Size(experts) != batch.count) {
         PyErr_SetString(PyExc_ValueError, "matched_pairs needs as many experts as actions");
         return NULL;
     }
     if (read_batch(&batch, actions, experts) == 0 && match_batch(&batch) == 0)
         result = list_of_matched(&batch);
     free_batch(&batch);
+    return result;
+}
+
+/* Works on copies of the two lists: whatever else runs meanwhile, their items stay. */
+static PyObject *matched_pairs(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    PyObject *actions, *experts, *result = NULL;
+    if (!PyArg_ParseTuple(arguments, "O!O!", &PyList_Type, &actions, &PyList_Type, &experts))
+        return NULL;
+    PyObject *action_tuple = PyList_AsTuple(actions);
+    PyObject *expert_tuple = PyList_AsTuple(experts);
+    if (action_tuple != NULL && expert_tuple != NULL)
+        result = match_tuples(action_tuple, expert_tuple);
+    Py_XDECREF(action_tuple);
+    Py_XDECREF(expert_tuple);
     return result;
 }
 
