@@ -159,7 +159,7 @@ def verdict(required, measured):
 
 
 def milliseconds_of_each(pairs):
-    """CPU time per pair: ours, difflib, cydifflib, the fallback. One pass over all pairs, so nothing is warm."""
+    """CPU time per pair: ours, difflib, cydifflib, the fallback. A pass over all pairs: no pair is warm."""
 
     def milliseconds(compare, repeats):
         seconds = cpu_seconds(lambda: [compare(*pair) for pair in pairs], repeats=repeats)

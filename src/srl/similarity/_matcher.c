@@ -31,10 +31,10 @@
  *
  * Why it is bounded
  *     The boxes at one depth do not overlap, and a wide box costs O(its size x log L), so a depth costs
- *     O(n log n). On a path from a box to a box inside it L falls each time by one at least, and each L is the
- *     length of a block that the others on the path do not overlap: those lengths add up to n at most, so
- *     the path has at most sqrt(2n) boxes. A narrow box costs L word operations per element of a; the L of
- *     the narrow boxes on a path add up to 64 at most.
+ *     O(n log n). On a path from a box to a box inside it L falls each time by one at least, and each L is
+ *     the length of a block that the others on the path do not overlap: those lengths add up to n at most,
+ *     so the path has at most sqrt(2n) boxes. A narrow box costs L word operations per element of a; the L
+ *     of the narrow boxes on a path add up to 64 at most.
  *
  * No data outlives a call. All memory is taken before the comparison starts, which runs without the GIL.
  */
@@ -44,9 +44,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#define NOT_SHARED (-1)
+#define NO_NAME 0 /* of a run that only one side has; names are positive */
 #define NONE (-1)
-#define NO_KEY UINT64_MAX
 #define WORD_BITS 64
 #define MAX_ELEMENTS (1 << 24) /* of one sequence: every count and mark below stays within 32 bits */
 #define MAX_LEVELS 25          /* of names: for runs of 2^0 ... 2^24 elements */
@@ -58,11 +57,10 @@ typedef struct {
     int32_t longest; /* no common block in here is longer */
 } Box;
 
-/* The runs of one length, within one box, that the other side has too: in ascending order of position. */
+/* Runs of one length within one box: those that both sides have, in ascending order of position. */
 typedef struct {
     int32_t *position;
-    int32_t *group;        /* equal runs have equal groups, on both sides */
-    int32_t *longer_group; /* the same, if the runs were longer: while it is not known whether any is */
+    int32_t *group; /* equal runs have equal groups, on both sides */
     int32_t count;
 } Runs;
 
@@ -70,9 +68,10 @@ typedef struct {
 typedef struct {
     const uint32_t *elements;
     int32_t length;
-    int32_t *names[MAX_LEVELS]; /* names[k][p] names the run of 2^k elements from p, or is NOT_SHARED */
-    uint64_t *keys;             /* what is to be named next */
+    int32_t *names[MAX_LEVELS]; /* names[k][p] is the name of the run of 2^k elements from p, or NO_NAME */
     Runs runs;
+    Runs longer;    /* those of runs that may be longer still: takes their place if any is */
+    uint64_t *keys; /* what tells the runs in longer apart */
 } Side;
 
 /* The comparison of two sequences, and its memory. */
@@ -89,7 +88,7 @@ typedef struct {
     uint8_t *name_in_a; /* by name: whether a has it too */
 
     /* Wide boxes. */
-    uint32_t *mark; /* by name: last_mark or the one before, if the box that is looked at has it */
+    uint32_t *mark; /* by name: one of the last two marks, if the box that is looked at has it */
     uint32_t last_mark;
     int32_t *first_run; /* by group: the first run of b that is still to come */
     int32_t *next_run;  /* by run of b: the next one of the same group */
@@ -111,9 +110,9 @@ static int32_t smaller(int32_t x, int32_t y)
 
 /* ---------------------------------------------------------------------------------------------- names */
 
-/* An open-addressing hash table from keys to the names 0, 1, 2 ...; at most half full. */
+/* An open-addressing hash table from keys to the names 1, 2, 3 ...; at most a quarter full. */
 typedef struct {
-    int32_t *slots; /* names, or NONE */
+    int32_t *slots; /* names, or NO_NAME */
     uint64_t *key_of_name;
     uint32_t mask;
     int shift;
@@ -122,7 +121,7 @@ typedef struct {
 static int bits_for(int32_t count)
 {
     int bits = 4;
-    while (((int64_t)1 << bits) < 2 * (int64_t)count)
+    while (((int64_t)1 << bits) < 4 * (int64_t)count)
         bits++;
     return bits;
 }
@@ -130,7 +129,7 @@ static int bits_for(int32_t count)
 static Table empty_table(const Matcher *m, int32_t count)
 {
     const int bits = bits_for(count);
-    memset(m->slots, 0xff, sizeof(*m->slots) << bits); /* every slot is NONE */
+    memset(m->slots, NO_NAME, sizeof(*m->slots) << bits);
     return (Table){m->slots, m->key_of_name, ((uint32_t)1 << bits) - 1, 64 - bits};
 }
 
@@ -138,7 +137,7 @@ static Table empty_table(const Matcher *m, int32_t count)
 static uint32_t find_slot(Table table, uint64_t key)
 {
     uint32_t slot = (uint32_t)((key * 0x9E3779B97F4A7C15u) >> table.shift);
-    while (table.slots[slot] != NONE && table.key_of_name[table.slots[slot]] != key)
+    while (table.slots[slot] != NO_NAME && table.key_of_name[table.slots[slot]] != key)
         slot = (slot + 1) & table.mask;
     return slot;
 }
@@ -147,90 +146,133 @@ static uint32_t find_slot(Table table, uint64_t key)
 static int32_t name_keys(Table table, const uint64_t *keys, int32_t count, int32_t *names)
 {
     int32_t named = 0;
-    for (int32_t p = 0; p < count; p++) {
-        names[p] = NOT_SHARED;
-        if (keys[p] == NO_KEY)
-            continue;
-        const uint32_t slot = find_slot(table, keys[p]);
-        if (table.slots[slot] == NONE) {
-            table.key_of_name[named] = keys[p];
-            table.slots[slot] = named++;
+    for (int32_t r = 0; r < count; r++) {
+        const uint64_t key = keys[r];
+        const uint32_t slot = find_slot(table, key);
+        int32_t name = table.slots[slot];
+        if (name == NO_NAME) {
+            name = table.slots[slot] = ++named;
+            table.key_of_name[named] = key;
         }
-        names[p] = table.slots[slot];
+        names[r] = name;
     }
     return named;
 }
 
-/* Gives the keys of a the names that b's keys have, and notes them; returns how many keys have one. */
-static int32_t look_up_keys(Table table, const uint64_t *keys, int32_t count, int32_t *names,
-                            uint8_t *name_in_a)
+/* Gives the keys of a the names that they have in b, and notes these. */
+static void look_up_keys(Table table, const uint64_t *keys, int32_t count, int32_t *names,
+                         uint8_t *name_in_a)
 {
-    int32_t shared = 0;
-    for (int32_t p = 0; p < count; p++) {
-        names[p] = NOT_SHARED;
-        if (keys[p] == NO_KEY)
-            continue;
-        const int32_t name = table.slots[find_slot(table, keys[p])];
-        if (name == NONE)
-            continue;
-        names[p] = name;
+    for (int32_t r = 0; r < count; r++) {
+        const int32_t name = table.slots[find_slot(table, keys[r])];
+        names[r] = name;
         name_in_a[name] = 1;
-        shared++;
     }
-    return shared;
+    name_in_a[NO_NAME] = 0;
 }
 
-/* Gives equal keys equal names on both sides, and NOT_SHARED to those of one side only.
- * Returns how many keys of a are shared. */
-static int32_t name_shared_keys(Matcher *m, int32_t a_count, int32_t *a_names, int32_t b_count,
-                                int32_t *b_names)
+static void drop_unshared(Runs *runs, const uint8_t *name_is_shared)
 {
-    const Table table = empty_table(m, b_count);
-    const int32_t named = name_keys(table, m->b.keys, b_count, b_names);
-    memset(m->name_in_a, 0, (size_t)named);
-    const int32_t shared = look_up_keys(table, m->a.keys, a_count, a_names, m->name_in_a);
-    for (int32_t p = 0; p < b_count; p++)
-        if (b_names[p] != NOT_SHARED && !m->name_in_a[b_names[p]])
-            b_names[p] = NOT_SHARED;
-    return shared;
+    int32_t *position = runs->position, *group = runs->group;
+    const int32_t count = runs->count;
+    int32_t kept = 0;
+    for (int32_t r = 0; r < count; r++) {
+        const int32_t name = group[r];
+        position[kept] = position[r];
+        group[kept] = name;
+        kept += name_is_shared[name];
+    }
+    runs->count = kept;
 }
 
-/* The key of the run that is covered by two named runs, starting at p and at p + offset. */
-static uint64_t pair_key(const int32_t *names, int32_t p, int32_t offset)
+/* Groups the longer runs by their keys and drops those that only one side has; says whether any stays. */
+static int group_longer_runs(Matcher *m)
 {
-    if (names[p] == NOT_SHARED || names[p + offset] == NOT_SHARED)
-        return NO_KEY;
-    return (uint64_t)names[p] << 32 | (uint32_t)names[p + offset];
+    Runs *a = &m->a.longer, *b = &m->b.longer;
+    const Table table = empty_table(m, b->count);
+    const int32_t named = name_keys(table, m->b.keys, b->count, b->group);
+    memset(m->name_in_a, 0, (size_t)named + 1);
+    look_up_keys(table, m->a.keys, a->count, a->group, m->name_in_a);
+    drop_unshared(a, m->name_in_a);
+    drop_unshared(b, m->name_in_a);
+    return a->count > 0;
 }
 
+static void use_longer_runs(Side *side)
+{
+    const Runs shorter = side->runs;
+    side->runs = side->longer;
+    side->longer = shorter;
+}
+
+/* Puts into longer those of runs that may go on to this length: two named runs of 2^level cover it. */
+static void extend_runs(Side *side, int32_t end, int level, int32_t length)
+{
+    const int32_t offset = length - (1 << level);
+    const int32_t *names = side->names[level], *position = side->runs.position;
+    int32_t *longer_position = side->longer.position;
+    uint64_t *keys = side->keys;
+    const int32_t count = side->runs.count;
+    int32_t kept = 0;
+    for (int32_t r = 0; r < count && position[r] + length <= end; r++) {
+        const int32_t p = position[r];
+        const int32_t second = names[p + offset];
+        longer_position[kept] = p;
+        keys[kept] = (uint64_t)names[p] << 32 | (uint32_t)second;
+        kept += second != NO_NAME;
+    }
+    side->longer.count = kept;
+}
+
+/* Keeps of the runs those that both sides of the box still have at this length; if none, keeps all. */
+static int lengthen_runs(Matcher *m, const Box *box, int level, int32_t length)
+{
+    extend_runs(&m->a, box->a_end, level, length);
+    extend_runs(&m->b, box->b_end, level, length);
+    if (!group_longer_runs(m))
+        return 0;
+    use_longer_runs(&m->a);
+    use_longer_runs(&m->b);
+    return 1;
+}
+
+static void store_names(Side *side, int level)
+{
+    memset(side->names[level], NO_NAME, sizeof(*side->names[level]) * (size_t)side->length);
+    for (int32_t r = 0; r < side->runs.count; r++)
+        side->names[level][side->runs.position[r]] = side->runs.group[r];
+}
+
+static void list_elements(Side *side)
+{
+    side->longer.count = side->length;
+    for (int32_t p = 0; p < side->length; p++) {
+        side->longer.position[p] = p;
+        side->keys[p] = side->elements[p];
+    }
+}
+
+/* Names the elements that both sequences have. */
 static void name_elements(Matcher *m)
 {
-    for (int32_t p = 0; p < m->a.length; p++)
-        m->a.keys[p] = m->a.elements[p];
-    for (int32_t p = 0; p < m->b.length; p++)
-        m->b.keys[p] = m->b.elements[p];
-    m->levels = name_shared_keys(m, m->a.length, m->a.names[0], m->b.length, m->b.names[0]) > 0;
-}
-
-static int32_t fill_level_keys(Side *side, int level)
-{
-    const int32_t half = 1 << (level - 1);
-    const int32_t count = side->length - 2 * half + 1;
-    for (int32_t p = 0; p < count; p++)
-        side->keys[p] = pair_key(side->names[level - 1], p, half);
-    return count;
+    list_elements(&m->a);
+    list_elements(&m->b);
+    m->levels = group_longer_runs(m);
+    use_longer_runs(&m->a);
+    use_longer_runs(&m->b);
+    store_names(&m->a, 0);
+    store_names(&m->b, 0);
 }
 
 /* Names the runs of 2, 4, 8 ... elements, up to the longest that both sequences have. */
-static void name_longer_runs(Matcher *m)
+static void name_longer_runs(Matcher *m, const Box *whole)
 {
-    const int32_t shorter = smaller(m->a.length, m->b.length);
-    while (m->levels > 0 && (1 << m->levels) <= shorter) {
+    while (m->levels > 0 && (1 << m->levels) <= whole->longest) {
         const int level = m->levels;
-        const int32_t a_count = fill_level_keys(&m->a, level);
-        const int32_t b_count = fill_level_keys(&m->b, level);
-        if (!name_shared_keys(m, a_count, m->a.names[level], b_count, m->b.names[level]))
+        if (!lengthen_runs(m, whole, level - 1, 1 << level))
             return;
+        store_names(&m->a, level);
+        store_names(&m->b, level);
         m->levels++;
     }
 }
@@ -246,65 +288,36 @@ static void push_box(Matcher *m, Box box)
 
 /* ----------------------------------------------------------------------------------------- wide boxes */
 
+/* Puts the runs of 2^level elements between start and end that bear a mark, or a later one, into runs. */
+static void collect_marked_runs(const Matcher *m, Side *side, int32_t start, int32_t end, int level,
+                                uint32_t mark)
+{
+    const int32_t *names = side->names[level];
+    Runs *runs = &side->runs;
+    int32_t count = 0;
+    for (int32_t p = start; p + (1 << level) <= end; p++) {
+        runs->position[count] = p;
+        runs->group[count] = names[p];
+        count += m->mark[names[p]] >= mark;
+    }
+    runs->count = count;
+}
+
 /* Collects the runs of 2^level elements that both sides of the box have; says whether there are any. */
 static int collect_shared_runs(Matcher *m, const Box *box, int level)
 {
-    const int32_t size = 1 << level;
-    const int32_t *a_names = m->a.names[level], *b_names = m->b.names[level];
+    const int32_t *b_names = m->b.names[level];
     const uint32_t in_b = m->last_mark + 1, in_both = m->last_mark + 2;
-    Runs *a = &m->a.runs, *b = &m->b.runs;
     m->last_mark += 2;
-    a->count = b->count = 0;
-
-    for (int32_t p = box->b_start; p + size <= box->b_end; p++)
-        if (b_names[p] != NOT_SHARED)
-            m->mark[b_names[p]] = in_b;
-    for (int32_t p = box->a_start; p + size <= box->a_end; p++)
-        if (a_names[p] != NOT_SHARED && m->mark[a_names[p]] >= in_b) {
-            m->mark[a_names[p]] = in_both;
-            a->position[a->count] = p;
-            a->group[a->count++] = a_names[p];
-        }
-    if (a->count == 0)
+    for (int32_t p = box->b_start; p + (1 << level) <= box->b_end; p++)
+        m->mark[b_names[p]] = in_b;
+    m->mark[NO_NAME] = 0;
+    collect_marked_runs(m, &m->a, box->a_start, box->a_end, level, in_b);
+    if (m->a.runs.count == 0)
         return 0;
-    for (int32_t p = box->b_start; p + size <= box->b_end; p++)
-        if (b_names[p] != NOT_SHARED && m->mark[b_names[p]] == in_both) {
-            b->position[b->count] = p;
-            b->group[b->count++] = b_names[p];
-        }
-    return 1;
-}
-
-static void fill_run_keys(Side *side, int32_t end, int level, int32_t length)
-{
-    const int32_t offset = length - (1 << level);
-    for (int32_t r = 0; r < side->runs.count; r++) {
-        const int32_t p = side->runs.position[r];
-        side->keys[r] = p + length <= end ? pair_key(side->names[level], p, offset) : NO_KEY;
-    }
-}
-
-static void keep_longer(Runs *runs)
-{
-    int32_t kept = 0;
-    for (int32_t r = 0; r < runs->count; r++)
-        if (runs->longer_group[r] != NOT_SHARED) {
-            runs->position[kept] = runs->position[r];
-            runs->group[kept++] = runs->longer_group[r];
-        }
-    runs->count = kept;
-}
-
-/* Keeps the collected runs that are still shared when they are lengthened; if none is, leaves them alone. */
-static int lengthen_runs(Matcher *m, const Box *box, int level, int32_t length)
-{
-    Runs *a = &m->a.runs, *b = &m->b.runs;
-    fill_run_keys(&m->a, box->a_end, level, length);
-    fill_run_keys(&m->b, box->b_end, level, length);
-    if (!name_shared_keys(m, a->count, a->longer_group, b->count, b->longer_group))
-        return 0;
-    keep_longer(a);
-    keep_longer(b);
+    for (int32_t r = 0; r < m->a.runs.count; r++)
+        m->mark[m->a.runs.group[r]] = in_both;
+    collect_marked_runs(m, &m->b, box->b_start, box->b_end, level, in_both);
     return 1;
 }
 
@@ -391,13 +404,12 @@ static void compare_elements(Matcher *m, const Box *box)
 {
     const int32_t *a_names = m->a.names[0], *b_names = m->b.names[0];
     for (int32_t p = box->b_start; p < box->b_end; p++)
-        if (b_names[p] != NOT_SHARED)
-            m->columns[b_names[p]] |= (uint64_t)1 << (p - box->b_start);
+        m->columns[b_names[p]] |= (uint64_t)1 << (p - box->b_start);
+    m->columns[NO_NAME] = 0;
     for (int32_t p = box->a_start; p < box->a_end; p++)
-        m->equal[p - box->a_start] = a_names[p] == NOT_SHARED ? 0 : m->columns[a_names[p]];
+        m->equal[p - box->a_start] = m->columns[a_names[p]];
     for (int32_t p = box->b_start; p < box->b_end; p++)
-        if (b_names[p] != NOT_SHARED)
-            m->columns[b_names[p]] = 0;
+        m->columns[b_names[p]] = 0;
 }
 
 /* From where runs of some length end to where those longer by one element do; says whether there are any. */
@@ -463,15 +475,16 @@ static int32_t count_matched(Matcher *m)
     const size_t a_bytes = sizeof(*m->a.elements) * (size_t)a_length;
     if (a_length == b_length && memcmp(m->a.elements, m->b.elements, a_bytes) == 0)
         return a_length;
+    const Box whole = {0, a_length, 0, b_length, smaller(a_length, b_length)};
     name_elements(m);
     if (b_length > WORD_BITS)
-        name_longer_runs(m);
-    memset(m->mark, 0, sizeof(*m->mark) * (size_t)b_length);
-    memset(m->columns, 0, sizeof(*m->columns) * (size_t)b_length);
+        name_longer_runs(m, &whole);
+    memset(m->mark, 0, sizeof(*m->mark) * ((size_t)b_length + 1));
+    memset(m->columns, 0, sizeof(*m->columns) * ((size_t)b_length + 1));
     m->last_mark = 0;
 
     int32_t matched = 0;
-    push_box(m, (Box){0, a_length, 0, b_length, smaller(a_length, b_length)});
+    push_box(m, whole);
     while (m->box_count > 0) {
         const Box box = m->boxes[--m->box_count];
         if (box.b_end - box.b_start <= WORD_BITS)
@@ -484,7 +497,8 @@ static int32_t count_matched(Matcher *m)
 
 /* ---------------------------------------------------------------------------------------------- memory */
 
-/* An array that free_matcher frees; NULL, and m->failed, where memory or the range of size_t ends. */
+/* An array that free_matcher frees; NULL, and m->failed, where memory or the range of size_t ends.
+ * It has one element more than count, because names count from 1. */
 static void *new_array(Matcher *m, size_t count, size_t size)
 {
     void *array = NULL;
@@ -501,10 +515,11 @@ static void new_side(Matcher *m, Side *side, size_t length, int levels)
 {
     for (int level = 0; level < levels; level++)
         side->names[level] = new_array(m, length, sizeof(int32_t));
-    side->keys = new_array(m, length, sizeof(uint64_t));
     side->runs.position = new_array(m, length, sizeof(int32_t));
     side->runs.group = new_array(m, length, sizeof(int32_t));
-    side->runs.longer_group = new_array(m, length, sizeof(int32_t));
+    side->longer.position = new_array(m, length, sizeof(int32_t));
+    side->longer.group = new_array(m, length, sizeof(int32_t));
+    side->keys = new_array(m, length, sizeof(uint64_t));
 }
 
 /* Takes the memory for any pair of sequences up to these lengths; says whether there was enough. */
