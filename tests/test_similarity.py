@@ -7,7 +7,7 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_similarity_pairs import KINDS, as_token_ids, with_difflib
 
@@ -63,6 +63,7 @@ def test_known_pairs(matched_pairs, a, b, expected):
 
 
 @every_implementation
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=())), st.text(st.characters(exclude_categories=())))
 def test_any_two_strings(matched_pairs, a, b):
     assert matched_pairs([a, a + b, a + b], [b, b + a, a + a]) == [
@@ -73,11 +74,13 @@ def test_any_two_strings(matched_pairs, a, b):
 
 
 @every_implementation
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1)), st.lists(st.integers(0, 2**32 - 1)))
 def test_any_two_sequences_of_token_ids(matched_pairs, a, b):
     assert matched_pairs([a + b], [b + a]) == [with_difflib(a + b, b + a)]
 
 
+@settings(deadline=None)
 @given(st.text("ab c", max_size=100), st.text("ab c", max_size=100))
 def test_the_ratio_is_difflibs_to_the_last_bit(a, b):
     total = len(a) + len(b)
