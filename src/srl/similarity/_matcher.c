@@ -329,7 +329,7 @@ static int32_t collect_longest_runs(Matcher *m, const Box *box)
         level--;
     if (level < 0)
         return 0;
-    int32_t length = 1 << level; /* shared; longer than limit is not */
+    int32_t length = 1 << level; /* has shared runs; more than limit has none */
     int32_t limit = smaller(box->longest, (2 << level) - 1);
     while (length < limit) {
         const int32_t middle = length + (limit - length + 1) / 2;
