@@ -20,20 +20,46 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """A data folder as `srl steps` writes it: 60 expert solutions of the tiny domain."""
+    """A data folder as `srl steps` writes it: 80 short trajectories that sort digits, thoughts included."""
     import random
 
     from srl.files import write_jsonl
+    from srl.formats.native import native_row
     from srl.formats.solutions import Columns
     from srl.prepare import StepOptions, prepare
-    from srl.steps import full_solution
-    from srl.tiny import random_problem, solve
+    from srl.records import Step, Trajectory
 
     folder = tmp_path_factory.mktemp("data")
     rng = random.Random(7)
-    solved = [solve(random_problem(rng)) for _ in range(60)]
-    rows = ({"problem": t.problem, "solution": full_solution(t), "answer": t.answer} for t in solved)
-    write_jsonl(folder / "solutions.jsonl", rows)
+    trajectories = []
+    for index in range(80):
+        digits = rng.choices("123456789", k=3)
+        steps = tuple(Step(f"{digit} next", thought="so") for digit in sorted(digits))
+        answer = max(digits)
+        problem = f"{' '.join(digits)} ({index})"
+        trajectories.append(Trajectory(problem, problem, steps, answer, conclusion=f"Answer: \\boxed{{{answer}}}"))
+    write_jsonl(folder / "trajectories.jsonl", map(native_row, trajectories))
     options = StepOptions(targets="all", hold_out=0.2, system_prompt="", answer_system_prompt="")
-    prepare(folder / "solutions.jsonl", folder / "steps", Columns(answer="answer"), options)
+    prepare(folder / "trajectories.jsonl", folder / "steps", Columns(), options)
     return folder / "steps"
+
+
+@pytest.fixture(scope="session")
+def tiny_student(tiny_model, tiny_data, tmp_path_factory) -> Path:
+    """A run folder: the tiny model after a few steps of SFT, so that most of its completions are well formed."""
+    from srl.recipe import Data, Model, Optim, Recipe, Sft, Validation
+    from srl.train import train
+
+    folder = tmp_path_factory.mktemp("student") / "run"
+    train(
+        Recipe(
+            stage="sft",
+            output_dir=folder,
+            model=Model(model_name_or_path=str(tiny_model)),
+            data=Data(path=tiny_data),
+            optim=Optim(learning_rate=3e-3, max_steps=40, per_device_train_batch_size=32),
+            sft=Sft(rows_per_step=32),
+            validation=Validation(eval_steps=0),
+        )
+    )
+    return folder

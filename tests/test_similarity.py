@@ -47,9 +47,7 @@ def test_the_documentation_is_true():
     assert doctest.testmod(srl.similarity).failed == 0
 
 
-@pytest.mark.skipif(
-    _matcher is None, reason="the C extension is not built: only the pure-Python similarity is tested"
-)
+@pytest.mark.skipif(_matcher is None, reason="the C extension is not built: only the pure-Python similarity is tested")
 def test_the_extension_is_in_use_where_it_is_built():
     assert srl.similarity.implementation() == "C"
 

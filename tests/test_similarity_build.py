@@ -23,9 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def copy_of_the_project(folder):
-    unwanted = shutil.ignore_patterns(
-        ".*", "build", "dist", "*.so", "*.egg-info", "__pycache__", "runs", "steps"
-    )
+    unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "__pycache__", "runs", "steps")
     return shutil.copytree(ROOT, folder / "project", ignore=unwanted)
 
 
@@ -50,9 +48,7 @@ def use_wheel(wheel, folder):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     (folder / "srl" / "__init__.py").write_text("")
-    program = (
-        "from srl import similarity as s; print(s.__file__, s.implementation(), s.ratio('abcd', 'bcde'))"
-    )
+    program = "from srl import similarity as s; print(s.__file__, s.implementation(), s.ratio('abcd', 'bcde'))"
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True, env={}
     )
@@ -64,9 +60,7 @@ def use_wheel(wheel, folder):
 def test_with_a_compiler_the_wheel_has_the_extension_for_every_python(tmp_path):
     wheel = build_wheel(tmp_path, CFLAGS=STRICT)
     assert "-cp311-abi3-" in wheel.name
-    assert any(
-        "_matcher" in name and name.endswith((".so", ".pyd")) for name in zipfile.ZipFile(wheel).namelist()
-    )
+    assert any("_matcher" in name and name.endswith((".so", ".pyd")) for name in zipfile.ZipFile(wheel).namelist())
     assert use_wheel(wheel, tmp_path / "installed") == (["C", "0.75"], "")
 
 
@@ -93,9 +87,7 @@ def run_fuzzer_under_sanitizers(folder, seconds):
         [compiler, *SANITIZE.split(), "-fPIC", "-shared", f"-I{include}", source, "-o", extension], check=True
     )
     runtimes = [
-        subprocess.run(
-            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout
+        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
         for name in ("libasan.so", "libubsan.so")
     ]
     environment = os.environ | {

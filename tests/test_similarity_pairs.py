@@ -113,17 +113,12 @@ def self_similar(rng, size):
 
 def shuffled_blocks(rng, size):
     blocks = [choose(rng, "abcdef", max(2, size // 6)) for _ in range(rng.randrange(1, 8))]
-    return "".join(rng.sample(blocks, len(blocks))), rng.choice(["", "-"]).join(
-        rng.sample(blocks, len(blocks))
-    )
+    return "".join(rng.sample(blocks, len(blocks))), rng.choice(["", "-"]).join(rng.sample(blocks, len(blocks)))
 
 
 def indented(rng, size):
     def text():
-        lines = [
-            " " * 4 * rng.randrange(5) + rng.choice(["x=1", "return x", "if x:", ""])
-            for _ in range(size // 8)
-        ]
+        lines = [" " * 4 * rng.randrange(5) + rng.choice(["x=1", "return x", "if x:", ""]) for _ in range(size // 8)]
         return "\n".join(lines)
 
     return text(), text()
@@ -163,9 +158,7 @@ def any_size(rng):
 
 
 def with_difflib(a, b):
-    return sum(
-        block.size for block in difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
-    )
+    return sum(block.size for block in difflib.SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks())
 
 
 def as_token_ids(text):

@@ -12,7 +12,7 @@ from typing import Any
 
 from srl.answers import are_correct
 from srl.prompts import completion_text, parse_completion
-from srl.similarity import ratio
+from srl.similarity import ratios_batch
 
 MALFORMED = -1.0
 
@@ -32,10 +32,8 @@ def step_similarity(
     """
     cut_off = truncated or [False] * len(completions)
     parsed = [parse_completion(completion_text(c), truncated=t) for c, t in zip(completions, cut_off, strict=True)]
-    rewards = [
-        MALFORMED if p.format_error else ratio(p.action, expert.strip())
-        for p, expert in zip(parsed, expert_action, strict=True)
-    ]
+    similarities = ratios_batch([p.action for p in parsed], [expert.strip() for expert in expert_action])
+    rewards = [MALFORMED if p.format_error else r for p, r in zip(parsed, similarities, strict=True)]
     if log_metric:
         for reward in rewards:
             log_metric("format_error_rate", float(reward == MALFORMED))

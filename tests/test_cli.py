@@ -1,0 +1,305 @@
+"""The command line as a user meets it, on the tiny model. Called in this process, where that is the same."""
+
+import contextlib
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as parquet
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from srl.cli import main
+
+TINY = """
+stage = "{stage}"
+output_dir = "{run}"
+[model]
+model_name_or_path = "{model}"
+[data]
+path = "{data}"
+max_prompt_length = {max_prompt_length}
+[optim]
+learning_rate = 1e-3
+max_steps = {max_steps}
+per_device_train_batch_size = 16
+[rollout]
+prompts_per_step = 4
+num_generations = 4
+max_completion_length = 12
+max_refills = 1
+[sft]
+target = "{target}"
+rows_per_step = 16
+[validation]
+eval_steps = 2
+max_rows = 16
+per_device_eval_batch_size = 16
+[trl]
+{trl}
+"""
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def srl(*arguments):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def write_recipe(path, **values):
+    """A recipe file whose run folder has the file's name."""
+    defaults = {"stage": "srl", "max_steps": 4, "target": "steps", "max_prompt_length": 512, "trl": ""}
+    path.write_text(TINY.format(**{**defaults, "run": path.with_suffix(""), **values}))
+    return path
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def srl_run(tiny_student, tiny_data, tmp_path_factory):
+    """One finished SRL run, shared by the tests below."""
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = write_recipe(folder / "first.toml", model=tiny_student, data=tiny_data)
+    done = srl("train", recipe)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "first", done.stdout
+
+
+def test_a_run_folder_explains_itself(srl_run, tiny_student):
+    run, output = srl_run
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["starts_from"] == str(tiny_student / "model")
+    assert facts["finished_steps"] == 4
+    assert facts["versions"]["trl"].startswith("1.16")
+    logged = metrics(run)
+    training = [line for line in logged if "reward_before_filtering" in line]
+    assert [line["step"] for line in training] == [1, 2, 3, 4]
+    assert {"kept_fraction", "refills", "format_error_rate", "completions/clipped_ratio", "samples_per_second"} <= set(
+        training[0]
+    )
+    assert [line["step"] for line in logged if "eval_reward" in line] == [0, 2, 4]
+    table = parquet.read_table(run / "completions/completions_00001.parquet")
+    assert {"trajectory_id", "step_index", "thought", "action", "expert_action", "reward", "kept"} <= set(
+        table.column_names
+    )
+    assert "step 4/4" in output
+    assert not same(weights(run / "model"), weights(tiny_student / "model"))
+
+
+def test_the_resolved_config_repeats_the_run(srl_run, tmp_path):
+    run, _ = srl_run
+    done = srl("train", run / "config.toml", "--output-dir", tmp_path / "again")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert same(weights(run / "model"), weights(tmp_path / "again/model"))
+
+
+def test_a_flag_overrides_the_recipe(tiny_model, tiny_data, tmp_path):
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_model, data=tiny_data, trl='loss_type = "dr_grpo"')
+    flags = ["--optim.learning-rate", "2e-4", "--optim.max-steps", "1", "--trl.loss-type", "dapo"]
+    assert srl("train", recipe, *flags).returncode == 0
+    config = (tmp_path / "r/config.toml").read_text()
+    assert "learning_rate = 0.0002" in config
+    assert 'loss_type = "dapo"' in config
+    assert metrics(tmp_path / "r")[1]["learning_rate"] == 2e-4
+
+
+def test_a_run_killed_and_resumed_logs_the_same_numbers(tiny_student, tiny_data, tmp_path):
+    exact = ("loss", "grad_norm", "reward", "reward_before_filtering", "refills", "eval_reward", "num_tokens")
+    whole = write_recipe(tmp_path / "whole.toml", model=tiny_student, data=tiny_data, max_steps=8)
+    assert srl("train", whole).returncode == 0
+    killed = write_recipe(tmp_path / "killed.toml", model=tiny_student, data=tiny_data, max_steps=8)
+    command = [sys.executable, "-m", "srl.cli", "train", str(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = tmp_path / "killed/checkpoint-4/trainer_state.json"
+    deadline = time.monotonic() + 120
+    while not state.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed/model").exists()
+    resumed = srl("train", killed, "--resume")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+
+    def numbers(name):
+        return [(line["step"], *(line.get(key) for key in exact)) for line in metrics(tmp_path / name)]
+
+    assert numbers("killed")[:-1] == numbers("whole")[:-1]  # the last line sums up run times
+    assert sum(line.get("refills", 0) for line in metrics(tmp_path / "whole")) > 0
+    assert same(weights(tmp_path / "whole/model"), weights(tmp_path / "killed/model"))
+    finished = srl("train", killed, "--resume")
+    assert (finished.returncode, "nothing to resume" in finished.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("target", ["steps", "solution"])
+def test_sft_in_both_forms(tiny_model, tiny_data, tmp_path, target):
+    recipe = write_recipe(tmp_path / "r.toml", stage="sft", target=target, model=tiny_model, data=tiny_data)
+    done = srl("train", recipe)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [line["loss"] for line in metrics(tmp_path / "r") if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def first_eval_loss(run):
+    return next(line["eval_loss"] for line in metrics(run) if "eval_loss" in line)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_later_stage_starts_from_the_weights_of_the_earlier(tiny_model, tiny_data, tmp_path, lora):
+    """The held-out loss before stage 2 is that of stage 1's last (best) model, not of the base."""
+    flags = ["--model.use-peft"] if lora else []
+    common = {"stage": "sft", "model": tiny_model, "data": tiny_data}
+    first = write_recipe(tmp_path / "first.toml", **common)
+    second = write_recipe(tmp_path / "second.toml", **common | {"model": tmp_path / "first"})
+    for recipe in (first, second):
+        done = srl("train", recipe, *flags)
+        assert done.returncode == 0, done.stderr[-3000:]
+    ended = [line["eval_loss"] for line in metrics(tmp_path / "first") if "eval_loss" in line]
+    assert min(ended) < ended[0] - 0.01
+    assert first_eval_loss(tmp_path / "second") == pytest.approx(min(ended), abs=1e-5)
+    assert (tmp_path / "first/adapter/adapter_config.json").exists() == lora
+    assert not same(weights(tmp_path / "first/model"), weights(tiny_model))
+
+
+def test_rlvr_after_srl(srl_run, tiny_data, tmp_path):
+    run, _ = srl_run
+    recipe = write_recipe(tmp_path / "r.toml", stage="rlvr", model=run, data=tiny_data, max_steps=2)
+    done = srl("train", recipe)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "r/run.json").read_text())["starts_from"] == str(run / "model")
+    assert "rewards/answer_correctness/mean" in metrics(tmp_path / "r")[1]
+
+
+def test_sampling_shows_thoughts_and_steps(srl_run, tiny_model):
+    run, _ = srl_run
+    done = srl("sample", run, "--problem", "3 1 2", "--max-steps", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith("Question: 3 1 2\nso\n")
+    assert "next" in done.stdout
+    untrained = srl("sample", tiny_model, "--problem", "3 1 2", "--max-completion-length", "8")
+    assert "malformed: truncated" in untrained.stdout
+
+
+def test_real_steps_train_a_random_qwen2(tmp_path):
+    folder = Path(__file__).parents[2] / "shared/data/math_trajectories/deepseek_v3_math"
+    if not folder.exists():
+        pytest.skip("the real solutions (../shared/data) are not here")
+    assert srl("tiny", "--out", tmp_path / "model").returncode == 0
+    assert srl("steps", folder, "--out", tmp_path / "steps").returncode == 0
+    recipe = write_recipe(
+        tmp_path / "r.toml", model=tmp_path / "model", data=tmp_path / "steps", max_steps=2, max_prompt_length=1500
+    )
+    small = [
+        "--rollout.prompts-per-step",
+        "2",
+        "--optim.per-device-train-batch-size",
+        "8",
+        "--validation.max-rows",
+        "4",
+    ]
+    done = srl("train", recipe, "--data.drop-long-prompts", *small)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "are left out" in done.stdout
+    assert metrics(tmp_path / "r")[1]["reward_before_filtering"] == -1  # it writes noise
+    assert weights(tmp_path / "r/model")
+
+
+BAD_RECIPES = {
+    "key": ("[optim]\nlearning_rat = 1e-6", "unknown key `optim.learning_rat`; did you mean `learning_rate`?"),
+    "value": ('[optim]\nlearning_rate = "fast"', "`optim.learning_rate`"),
+    "stage": ("", "missing key `stage`"),
+    "toml": ("stage = ", "not valid TOML"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RECIPES)
+def test_a_wrong_recipe_is_one_line(tmp_path, name):
+    text, message = BAD_RECIPES[name]
+    base = '[model]\nmodel_name_or_path = "m"\n[data]\npath = "d"\n'
+    head = "" if name == "stage" else 'stage = "srl"\noutput_dir = "r"\n'
+    (tmp_path / "r.toml").write_text(head + base + text)
+    assert_one_line(srl("train", tmp_path / "r.toml"), message)
+
+
+def assert_one_line(done, message):
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("srl: ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_wrong_with_a_training_run_is_one_line_and_writes_nothing(tiny_model, tiny_data, tmp_path):
+    def refused(message, *flags, **values):
+        recipe = write_recipe(tmp_path / "r.toml", **({"model": tiny_model, "data": tiny_data} | values))
+        assert_one_line(srl("train", recipe, *flags), message)
+        assert not (tmp_path / "r").exists()
+
+    refused("no such folder", model="./nowhere")
+    refused("train.steps.jsonl: no such file", data=tmp_path / "nowhere")
+    refused("the limit is 8 (", max_prompt_length=8)
+    refused("must be a multiple of 48", "--optim.per-device-train-batch-size", "48")
+    refused("[trl] unknown option `loss_typ`", trl='loss_typ = "grpo"')
+    refused("has its own place in the recipe", trl="learning_rate = 1.0")
+    templateless = tmp_path / "templateless"
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(templateless)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (templateless / name).write_bytes((tiny_model / name).read_bytes())
+    refused("has no chat template", model=templateless)
+
+
+def test_a_run_is_never_overwritten_silently(srl_run, tiny_data):
+    run, _ = srl_run
+    assert_one_line(srl("train", run / "config.toml"), "--resume it, or --overwrite it")
+    assert_one_line(srl("train", run / "config.toml", "--resume", "--optim.learning-rate", "1.0"), "differs in optim")
+    assert (run / "model/config.json").is_file()
+
+
+def test_overwrite_deletes_runs_only(tiny_model, tiny_data, tmp_path):
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_model, data=tiny_data)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r/thesis.txt").write_text("years of work")
+    assert_one_line(srl("train", recipe, "--overwrite"), "has no run.json")
+    assert (tmp_path / "r/thesis.txt").exists()
+
+
+def test_misspelt_words_are_named_with_a_suggestion(tmp_path):
+    done = srl("steps", "x.jsonl", "--out", tmp_path / "o", "--problem-feild", "q")
+    assert (done.returncode, "--problem-field" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    assert_one_line(srl("train", tmp_path / "no.toml"), "or one of srl's own: ")
+    assert_one_line(srl("steps", tmp_path / "no.jsonl", "--out", tmp_path / "o"), "no such file")
+
+
+def test_steps_shows_what_the_student_sees(tmp_path):
+    (tmp_path / "s.jsonl").write_text(
+        json.dumps({"problem": "What is 1+1?", "solution": "1. **Add**: \\[2\\]\n2. **Say**: [two]"}) + "\n"
+    )
+    done = srl("steps", tmp_path / "s.jsonl", "--out", tmp_path / "o", "--hold-out", "0", "--show", "1")
+    assert done.returncode == 0, done.stderr
+    assert "kept 1 (100.0%)" in done.stdout
+    assert "1. **Add**: \\[2\\]" in done.stdout
