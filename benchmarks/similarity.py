@@ -82,9 +82,7 @@ def math_step(rng):
     words = window(rng, PROSE, rng.randrange(60, 500)).split()
     for _ in range(len(words) // 8 + 1):
         x, y = rng.randrange(2, 99), rng.randrange(2, 99)
-        formula = rng.choice(
-            ["$x^{%d} + %d$", "\\frac{%d}{%d}", "\\(a_{%d} = %d\\)", "$$\\sqrt{%d} \\le %d$$"]
-        )
+        formula = rng.choice(["$x^{%d} + %d$", "\\frac{%d}{%d}", "\\(a_{%d} = %d\\)", "$$\\sqrt{%d} \\le %d$$"])
         words.insert(rng.randrange(len(words) + 1), formula % (x, y))
     return " ".join(words)
 
@@ -246,9 +244,7 @@ def print_bars(bars):
 
 def print_autojunk(rng):
     """How wrong difflib's default is, within groups of 8 rollouts of one expert step."""
-    print(
-        "\n| characters | mean error | largest error | pairs of rollouts ranked wrongly |\n|---|---|---|---|"
-    )
+    print("\n| characters | mean error | largest error | pairs of rollouts ranked wrongly |\n|---|---|---|---|")
     for size in (150, 250, 500, 1000):
         errors, flips, comparisons = [], 0, 0
         for _ in range(12):

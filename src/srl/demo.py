@@ -21,8 +21,8 @@ from srl.run_folder import read_metrics
 from srl.steps import full_solution
 from srl.tiny import random_problem, solve, write_model
 
-STUDENT_PROBLEMS = 6000
-EXPERT_PROBLEMS = 1500
+STUDENT_PROBLEMS = 10_000
+EXPERT_PROBLEMS = 1_500
 COMPARED = {
     "step reward": "eval_reward",
     "step similarity of well-formed steps": "eval_step_similarity",
@@ -48,7 +48,7 @@ def demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> None:
     train(_recipe("tiny-base", out, model=out / "model", data="student", seed=seed))
     print("3/3  SRL on the expert's steps", flush=True)
     train(_recipe("tiny-srl", out, model=out / "tiny-base", data="expert", seed=seed))
-    _print_comparison(out / "tiny-srl")
+    _print_comparison(out / "tiny-srl", seed)
 
 
 def write_data(folder: Path, seed: int) -> None:
@@ -79,10 +79,11 @@ def _recipe(name: str, out: Path, *, model: Path, data: str, seed: int) -> Recip
     )
 
 
-def _print_comparison(run: Path) -> None:
+def _print_comparison(run: Path, seed: int) -> None:
     evaluations = [line for line in read_metrics(run) if "eval_reward" in line]
     before, best = evaluations[0], max(evaluations, key=lambda line: line["eval_reward"])
-    table = Table("held-out problems", "before", f"after SRL (step {best['step']})")
+    n_steps = sum(1 for _ in (run.parent / "expert/validation.steps.jsonl").open())
+    table = Table(f"{n_steps} steps of held-out problems, seed {seed}", "before", f"after SRL (step {best['step']})")
     for label, metric in COMPARED.items():
         table.add_row(label, f"{before[metric]:.3f}", f"{best[metric]:.3f}")
     Console().print(table)

@@ -22,17 +22,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from srl.run_folder import append_metrics
 
 SHOWN = {
-    "loss": "loss {:.3f}",
     "reward_before_filtering": "reward {:.3f}",
     "kept_fraction": "kept {:.0%}",
     "format_error_rate": "malformed {:.0%}",
-    "mean_token_accuracy": "token accuracy {:.3f}",
     "samples_per_second": "{:.0f} samples/s",
     "eval_reward": "held-out reward {:.3f}",
     "eval_exact_step_rate": "exact steps {:.1%}",
+}
+SHOWN_OF_SFT = {
+    "loss": "loss {:.3f}",
+    "mean_token_accuracy": "token accuracy {:.3f}",
     "eval_loss": "held-out loss {:.3f}",
 }
-"""The few of TRL's and our metrics that are shown while waiting, in this order."""
+"""The few of TRL's and our metrics that are shown while waiting. (GRPO's loss says nothing: it starts at 0.)"""
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -67,7 +69,8 @@ class RunProgress(TrainerCallback):
         if not state.is_world_process_zero:
             return
         append_metrics(self.folder, {"step": state.global_step, **logs})
-        shown = [form.format(logs[name]) for name, form in SHOWN.items() if logs.get(name) is not None]
+        forms = SHOWN if {"reward", "eval_reward"} & logs.keys() else SHOWN_OF_SFT
+        shown = [form.format(logs[name]) for name, form in forms.items() if logs.get(name) is not None]
         evaluated = any(name.startswith("eval_") for name in logs)
         if self.bar and evaluated:
             self.bar.console.print(f"step {state.global_step}: {', '.join(shown)}")

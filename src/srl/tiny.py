@@ -133,20 +133,22 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def write_model(folder: Path, seed: int = 0) -> None:
-    """Save an untrained Qwen2 of about 0.5 M parameters and its tokenizer, as `save_pretrained` lays them out."""
+    """Save an untrained Qwen2 of about 0.35 M parameters and its tokenizer, as `save_pretrained` lays them out."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
+    model = transformers.Qwen2ForCausalLM(
+        transformers.Qwen2Config(
             vocab_size=len(tokenizer),
             hidden_size=128,
             intermediate_size=256,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            num_hidden_layers=2,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            initializer_range=0.08,  # 1/sqrt(hidden size); Qwen2's 0.02 learns much later at this size
             max_position_embeddings=4096,
             tie_word_embeddings=True,
             bos_token_id=None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL would report each run to its makers
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of TRL's calls, not ours
     processes = PartialState()
 
     model_path = resolve_model(recipe.model.model_name_or_path)
@@ -175,6 +177,7 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
         "gradient_accumulation_steps": batch_rows // rows_per_pass,
         "bf16": torch.cuda.is_available(),
         "gradient_checkpointing": torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,

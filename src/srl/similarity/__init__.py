@@ -75,9 +75,7 @@ def ratios(actions: Sequence[Elements], expert: Elements) -> list[float]:
     return _ratios([checked_pair(action, expert) for action in actions])
 
 
-def ratios_batch(
-    actions: Sequence[Elements], experts: Sequence[Elements], threads: int | None = None
-) -> list[float]:
+def ratios_batch(actions: Sequence[Elements], experts: Sequence[Elements], threads: int | None = None) -> list[float]:
     """Similarity of each action to the expert at the same index, on several threads (None: one per core).
 
     >>> ratios_batch(["a", "b"], ["a", "a"])
@@ -86,9 +84,7 @@ def ratios_batch(
     _check_collection("actions", actions)
     _check_collection("experts", experts)
     if len(actions) != len(experts):
-        raise ValueError(
-            f"ratios_batch needs as many experts as actions, not {len(experts)} for {len(actions)}"
-        )
+        raise ValueError(f"ratios_batch needs as many experts as actions, not {len(experts)} for {len(actions)}")
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads < 1:

@@ -21,9 +21,7 @@ def checked_pair(action: Any, expert: Any) -> tuple[Elements, Elements]:
     """
     for name, value in (("action", action), ("expert", expert)):
         if not isinstance(value, str | list | tuple):
-            raise TypeError(
-                f"{name} must be a str, or a list or tuple of token ids, not {type(value).__name__}"
-            )
+            raise TypeError(f"{name} must be a str, or a list or tuple of token ids, not {type(value).__name__}")
     if isinstance(action, str) != isinstance(expert, str):
         raise TypeError(
             f"action and expert must be of one kind, not {type(action).__name__} and {type(expert).__name__}"
