@@ -134,9 +134,7 @@ def measure_step(name: str, model: str) -> dict:
 
 def print_steps(rounds: dict[str, list[dict]]) -> None:
     """Medians per trainer, and the ratio with the spread of the paired runs."""
-    print(
-        f"\none step: {PROMPTS} prompts x {GENERATIONS} completions of up to {LENGTH} tokens, medians of {REPEATS} runs\n"
-    )
+    print(f"\none step: {PROMPTS} prompts x {GENERATIONS} completions of {LENGTH} tokens; medians of {REPEATS} runs\n")
     columns = list(rounds["SRLTrainer"][0])
     print(f"| {'trainer':<12} | " + " | ".join(f"{c + (' s' if c in columns[:6] else '')}" for c in columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
@@ -145,9 +143,8 @@ def print_steps(rounds: dict[str, list[dict]]) -> None:
             f"| {name:<12} | " + " | ".join(f"{statistics.median(r[c] for r in results):.3g}" for c in columns) + " |"
         )
     ratios = sorted(s["total"] / g["total"] for s, g in zip(rounds["SRLTrainer"], rounds["GRPOTrainer"], strict=True))
-    print(
-        f"\nSRLTrainer / GRPOTrainer, run by run: median {statistics.median(ratios):.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}"
-    )
+    median = statistics.median(ratios)
+    print(f"\nSRLTrainer / GRPOTrainer, run by run: median {median:.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}")
 
 
 def measure_data(n_instances: int) -> dict:

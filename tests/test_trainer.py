@@ -28,9 +28,9 @@ def rows(n=N_ROWS):
 
 
 def noisy_reward(completions, id, **_):
-    """Depends on text and row only; a third of the rows gives all their completions the same reward."""
+    """Depends on text and row only; every other row gives all their completions the same reward."""
     return [
-        0.25 if row % 3 == 0 else random.Random(completion[0]["content"]).random()
+        0.25 if row % 2 == 0 else random.Random(completion[0]["content"]).random()
         for completion, row in zip(completions, id, strict=True)
     ]
 
@@ -122,7 +122,7 @@ def test_a_batch_holds_informative_groups_only(tiny_model, tmp_path):
     for line in trainer.state.log_history[:3]:
         assert line["refills"] >= 1
         assert line["short_batch_groups"] == 0
-        assert 0 < line["kept_fraction"] < 0.8
+        assert 0 < line["kept_fraction"] < 1
         assert line["frac_reward_zero_std"] == 0
 
 
@@ -183,7 +183,7 @@ def test_resuming_repeats_the_same_numbers_with_refills(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}, "whole groups"),
+        ({"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1}, "must be divisible by num_generations"),
         ({"num_iterations": 2, "save_strategy": "steps", "save_steps": 3}, "multiple of 2"),
     ],
 )

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,7 +111,7 @@ class SRLTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not hasattr(self.train_dataset, "__getitem__"):
+        if not isinstance(self.train_dataset, Sized):
             raise UserError("SRLTrainer draws refills by index: expected a map-style dataset, found a stream")
         if self.tools or self.environments is not None or self._is_vlm:
             raise UserError("SRLTrainer takes text prompts only: no tools, environments or images")
