@@ -186,6 +186,34 @@ def test_a_later_stage_starts_from_the_weights_of_the_earlier(tiny_model, tiny_d
     assert not same(weights(tmp_path / "first/model"), weights(tiny_model))
 
 
+def test_lora_in_srl_is_merged_into_the_model(tiny_student, tiny_data, tmp_path):
+    from peft import PeftModel
+
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data)
+    done = srl("train", recipe, "--model.use-peft", "--model.lora-r", "4", "--optim.learning-rate", "1e-2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    base = AutoModelForCausalLM.from_pretrained(tiny_student / "model")
+    adapted = PeftModel.from_pretrained(base, tmp_path / "r/adapter")
+    ids = torch.arange(3, 40)[None]
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "r/model")
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
+    with adapted.disable_adapter():
+        assert (merged(ids).logits - adapted(ids).logits).abs().max() > 1e-2
+
+
+def test_trackers_work_through_trls_report_to(tiny_student, tiny_data, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    trl = 'report_to = "tensorboard"'
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2, trl=trl)
+    assert srl("train", recipe).returncode == 0
+    events = EventAccumulator(str(next((tmp_path / "board").rglob("events*")).parent)).Reload()
+    logged = [point.value for point in events.Scalars("train/reward_before_filtering")]
+    expected = [line["reward_before_filtering"] for line in metrics(tmp_path / "r") if "kept_fraction" in line]
+    assert logged == pytest.approx(expected)
+
+
 def test_rlvr_after_srl(srl_run, tiny_data, tmp_path):
     run, _ = srl_run
     recipe = write_recipe(tmp_path / "r.toml", stage="rlvr", model=run, data=tiny_data, max_steps=2)

@@ -1,0 +1,57 @@
+"""Recipes: those that come with srl are valid, and what is written is read back."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from srl.errors import UserError
+from srl.recipe import read_recipe, recipe_toml
+
+NAMES = sorted(file.name.removesuffix(".toml") for file in (resources.files("srl") / "recipes").iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_srls_own_recipes_are_accepted_by_trl(name, tmp_path, monkeypatch):
+    from trl import SFTConfig
+
+    from srl.train import trainer_options
+    from srl.trainer import SRLConfig
+
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(Path(name))
+    options = trainer_options(recipe, 1, has_validation=recipe.validation.eval_steps > 0)
+    config = SFTConfig(**options) if recipe.stage == "sft" else SRLConfig(**options)
+    assert config.learning_rate == recipe.optim.learning_rate
+    if recipe.stage != "sft":
+        assert config.generation_batch_size == recipe.rollout.prompts_per_step * recipe.rollout.num_generations
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_written_and_read_back(name, tmp_path):
+    recipe = read_recipe(Path(name))
+    (tmp_path / "config.toml").write_text(recipe_toml(recipe))
+    assert read_recipe(tmp_path / "config.toml") == recipe
+
+
+def test_the_papers_settings(tmp_path):
+    recipe = read_recipe(Path("math-7b-srl"))
+    assert (recipe.rollout.prompts_per_step, recipe.rollout.num_generations) == (512, 8)
+    assert (recipe.optim.learning_rate, recipe.optim.num_train_epochs, recipe.rollout.temperature) == (5e-7, 30, 1.0)
+    assert recipe.trl["beta"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("[validation]\neval_steps = 4\n[checkpoints]\nsave_steps = 6", "multiple of validation.eval_steps"),
+        ("[validation]\nnum_generations = 3", "multiple of validation.num_generations"),
+        ("[rollout]\nnum_generations = 1", "rollout.num_generations"),
+        ("[rolout]\nnum_generations = 4", "unknown key `rolout`; did you mean `rollout`?"),
+    ],
+)
+def test_what_cannot_work_is_refused(tmp_path, section, message):
+    text = 'stage = "srl"\noutput_dir = "r"\n[model]\nmodel_name_or_path = "m"\n[data]\npath = "d"\n'
+    (tmp_path / "r.toml").write_text(text + section)
+    with pytest.raises(UserError, match=message):
+        read_recipe(tmp_path / "r.toml")
