@@ -214,6 +214,21 @@ def test_trackers_work_through_trls_report_to(tiny_student, tiny_data, tmp_path,
     assert logged == pytest.approx(expected)
 
 
+def test_two_processes_share_one_run_folder(tiny_student, tiny_data, tmp_path):
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29518"]
+    flags = ["--optim.per-device-train-batch-size", "8"]
+    done = subprocess.run(
+        [*launch, "-m", "srl.cli", "train", recipe, *flags], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("wrote ") == 1
+    assert [line["step"] for line in metrics(tmp_path / "r") if "kept_fraction" in line] == [1, 2]
+    table = parquet.read_table(tmp_path / "r/completions/completions_00001.parquet").to_pandas()
+    assert table.kept.sum() == 16
+    assert not same(weights(tmp_path / "r/model"), weights(tiny_student / "model"))
+
+
 def test_rlvr_after_srl(srl_run, tiny_data, tmp_path):
     run, _ = srl_run
     recipe = write_recipe(tmp_path / "r.toml", stage="rlvr", model=run, data=tiny_data, max_steps=2)

@@ -65,11 +65,10 @@ class Train:
     """Delete an earlier run in the same folder."""
 
     def run(self) -> None:
-        """Train and say where the model is."""
+        """Train."""
         from srl.train import train
 
-        model = train(self.recipe, resume=self.resume, overwrite=self.overwrite)
-        print(f"wrote {model}/")
+        train(self.recipe, resume=self.resume, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)

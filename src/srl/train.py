@@ -47,7 +47,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of TRL's calls, not ours
-    processes = PartialState()
+    processes = PartialState(cpu=not torch.accelerator.is_available())
 
     model_path = resolve_model(recipe.model.model_name_or_path)
     tokenizer = load_tokenizer(model_path)
@@ -175,6 +175,7 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
         "output_dir": str(recipe.output_dir),
         "seed": recipe.seed,
         "gradient_accumulation_steps": batch_rows // rows_per_pass,
+        "use_cpu": not torch.accelerator.is_available(),  # without it several CPU processes run apart
         "bf16": torch.cuda.is_available(),
         "gradient_checkpointing": torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
