@@ -266,6 +266,7 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
     folder = recipe.output_dir
     written = folder / ".model"
     trainer.save_model(str(written))
+    processes.wait_for_everyone()
     if processes.is_main_process:
         if recipe.model.use_peft:
             shutil.rmtree(folder / "adapter", ignore_errors=True)
@@ -281,5 +282,6 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
             best_step=state.best_global_step,
             best_metric=state.best_metric,
         )
+        print(f"wrote {folder / 'model'}/", flush=True)
     processes.wait_for_everyone()
     return folder / "model"
