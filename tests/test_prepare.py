@@ -163,7 +163,7 @@ def test_a_failed_block_leaves_the_old_folder(tmp_path):
         write_text(folder / "a", "old")
 
     def fail():
-        with new_folder(target, overwrite=True) as folder:
+        with new_folder(target, overwrite=True, marker="a") as folder:
             write_text(folder / "a", "new")
             raise ZeroDivisionError
 
@@ -179,6 +179,17 @@ def test_nothing_is_overwritten_silently(tmp_path):
     with pytest.raises(UserError, match="not empty"), new_folder(tmp_path / "out"):
         pass
     assert (tmp_path / "out/mine").read_text() == "precious"
+
+
+def test_only_what_srl_wrote_is_ever_deleted(tmp_path):
+    (tmp_path / "home").mkdir()
+    write_text(tmp_path / "home/mine", "precious")
+    with (
+        pytest.raises(UserError, match=r"has no report\.json"),
+        new_folder(tmp_path / "home", overwrite=True, marker="report.json"),
+    ):
+        pass
+    assert (tmp_path / "home/mine").read_text() == "precious"
 
 
 def test_rows_know_where_they_stand(tmp_path):

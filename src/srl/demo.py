@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from srl.files import new_folder, refuse_to_overwrite, write_jsonl
+from srl.files import check_output_folder, new_folder, write_jsonl
 from srl.formats.native import native_row
 from srl.formats.solutions import Columns
 from srl.prepare import StepOptions, prepare
@@ -37,11 +37,11 @@ def demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> None:
     Raises:
         UserError: `out` is not empty and `overwrite` is False.
     """
-    refuse_to_overwrite(out, overwrite=overwrite)
+    check_output_folder(out, overwrite=overwrite, marker="expert.jsonl")
     from srl.train import train
 
     print("1/3  a tiny Qwen2 model and its data", flush=True)
-    with new_folder(out, overwrite=overwrite) as folder:
+    with new_folder(out, overwrite=overwrite, marker="expert.jsonl") as folder:
         write_model(folder / "model", seed)
         write_data(folder, seed)
     print("2/3  base model: single operations in random order (SFT)", flush=True)

@@ -101,15 +101,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, overwrite: bool = False, marker: str = "") -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `path` when the block ends without error.
 
     An interrupted or failed block leaves `path` as it was.
 
     Raises:
-        UserError: `path` exists, is not empty, and `overwrite` is False.
+        UserError: as `check_output_folder`.
     """
-    refuse_to_overwrite(path, overwrite=overwrite)
+    check_output_folder(path, overwrite=overwrite, marker=marker)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
@@ -121,9 +121,20 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def refuse_to_overwrite(path: Path, *, overwrite: bool = False, remedies: str = "--overwrite") -> None:
-    """Raise UserError where `path` holds something already and the user did not ask to replace it."""
+def check_output_folder(
+    path: Path, *, overwrite: bool = False, marker: str = "", remedies: str = "--overwrite it"
+) -> None:
+    """Make sure that nothing is lost by writing to `path`.
+
+    Raises:
+        UserError: `path` holds something, and `overwrite` is False or the file `marker`, which srl leaves in
+            such folders, is not among it.
+    """
     if path.is_file():
         raise UserError(f"{path}: expected a folder to write, found a file")
-    if not overwrite and path.is_dir() and any(path.iterdir()):
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not overwrite:
         raise UserError(f"{path}: not empty, and nothing is overwritten silently; choose another folder or {remedies}")
+    if not (path / marker).is_file():
+        raise UserError(f"{path}: --overwrite deletes only what srl wrote, and this folder has no {marker}")

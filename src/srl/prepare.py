@@ -112,7 +112,7 @@ def prepare(
         UserError: unreadable input, unknown columns, `out` not empty, or nothing left to train on.
     """
     report = Report()
-    with new_folder(out, overwrite=overwrite) as folder, ExitStack() as files:
+    with new_folder(out, overwrite=overwrite, marker="report.json") as folder, ExitStack() as files:
         writers = {
             name: files.enter_context((folder / f"{name}.jsonl").open("w", encoding="utf-8"))
             for name in (

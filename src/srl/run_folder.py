@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from srl.errors import UserError
-from srl.files import refuse_to_overwrite, write_text
+from srl.files import check_output_folder, write_text
 from srl.recipe import Recipe, read_recipe, recipe_toml
 
 PACKAGES = ("srl", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "math-verify")
@@ -42,11 +42,8 @@ def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -
         checkpoint = last_checkpoint(folder)
         truncate_metrics(folder, step=int(checkpoint.name.split("-")[1]) if checkpoint else 0)
         return checkpoint
-    refuse_to_overwrite(folder, overwrite=overwrite, remedies="--resume it, or --overwrite it")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / "run.json").is_file():
-            raise UserError(f"{folder}: --overwrite deletes runs of srl only, and this folder has no run.json")
-        shutil.rmtree(folder)
+    check_output_folder(folder, overwrite=overwrite, marker="run.json", remedies="--resume it, or --overwrite it")
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.toml", recipe_toml(recipe))
     return None
