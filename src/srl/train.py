@@ -17,7 +17,8 @@ import datasets
 import torch
 import transformers
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from datasets.exceptions import DatasetGenerationError
 from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
@@ -90,6 +91,22 @@ def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
 # --- rows -------------------------------------------------------------------------------------------
 
 
+_TEXT = Value("string")
+_PROMPT = [{"role": _TEXT, "content": _TEXT}]
+FEATURES = {
+    "steps": {
+        "trajectory_id": _TEXT,
+        "step_index": Value("int64"),
+        "prompt": _PROMPT,
+        "expert_action": _TEXT,
+        "next_title": _TEXT,
+        "thought": _TEXT,
+    },
+    "problems": {"trajectory_id": _TEXT, "prompt": _PROMPT, "answer": _TEXT, "solution": _TEXT},
+}
+"""The columns of the two kinds of rows. Guessed types would break where a column is empty for the first 10 MB."""
+
+
 def load_rows(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
     """The rows of one split in the shape that the stage's trainer takes; None if there is no such split.
 
@@ -101,7 +118,10 @@ def load_rows(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) ->
         raise UserError(f"{path}: no such file; write it first: srl steps SOLUTIONS --out {recipe.data.path}")
     if path.stat().st_size == 0:
         return None
-    rows = Dataset.from_json(str(path))
+    try:
+        rows = Dataset.from_json(str(path), features=Features(FEATURES[kind]))
+    except DatasetGenerationError as error:
+        raise UserError(f"{path}: expected rows as `srl steps` writes them; {error.__cause__}".split("\n")[0]) from None
     if recipe.stage == "rlvr":
         rows = _with_known_answer(rows, path)
     rows = _within_length(rows, recipe, tokenizer, path)

@@ -1,0 +1,100 @@
+"""What `srl train` makes of a data folder and a recipe, before any training."""
+
+import json
+
+import pytest
+
+from srl.errors import UserError
+from srl.recipe import Data, Model, Recipe, Sft
+from srl.train import load_rows, load_tokenizer
+
+
+def recipe(data, stage="srl", target="steps", **limits):
+    return Recipe(
+        stage=stage,
+        output_dir=data / "run",
+        model=Model(model_name_or_path="unused"),
+        data=Data(path=data, **limits),
+        sft=Sft(target=target),
+    )
+
+
+def step(index, **changed):
+    row = {
+        "trajectory_id": "t",
+        "step_index": index,
+        "prompt": [{"role": "user", "content": "What?"}],
+        "expert_action": "this",
+        "next_title": None,
+        "thought": None,
+    }
+    return json.dumps(row | changed) + "\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return load_tokenizer(str(tiny_model))
+
+
+def test_a_column_may_be_empty_for_a_long_time(tmp_path, tokenizer):
+    """Types guessed from the first 10 MB would refuse the last row."""
+    long = [{"role": "user", "content": "x" * 1_000_000}]
+    with (tmp_path / "train.steps.jsonl").open("w") as out:
+        out.writelines(step(index, prompt=long) for index in range(1, 13))
+        out.write(step(13, next_title="1. **Title**", thought="hm"))
+    rows = load_rows(recipe(tmp_path, max_prompt_length=10**7), "train", tokenizer)
+    assert rows[12]["next_title"] == "1. **Title**"
+    assert rows[0]["thought"] is None
+
+
+def test_sft_rows_carry_thoughts_where_there_are_some(tmp_path, tokenizer):
+    (tmp_path / "train.steps.jsonl").write_text(step(1) + step(2, thought="hm"))
+    rows = load_rows(recipe(tmp_path, stage="sft"), "train", tokenizer)
+    assert rows.column_names == ["prompt", "completion"]
+    assert [row["completion"][0]["content"] for row in rows] == ["this", "<think>hm</think>\nthis"]
+
+
+def test_problems_without_a_known_answer_are_left_out_of_rlvr(tmp_path, tokenizer, capsys):
+    prompt = [{"role": "user", "content": "What?"}]
+    rows = [
+        {"trajectory_id": str(i), "prompt": prompt, "answer": a, "solution": "s"} for i, a in enumerate(["1", None])
+    ]
+    (tmp_path / "train.problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_rows(recipe(tmp_path, stage="rlvr"), "train", tokenizer)["answer"] == ["1"]
+    assert "1 of 2 problems have no known answer" in capsys.readouterr().out
+    (tmp_path / "train.problems.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(UserError, match="none of 1 problems has a known answer"):
+        load_rows(recipe(tmp_path, stage="rlvr"), "train", tokenizer)
+
+
+def test_long_prompts_are_an_error_or_counted(tmp_path, tokenizer, capsys):
+    long = [{"role": "user", "content": "x" * 500}]
+    (tmp_path / "train.steps.jsonl").write_text(step(1) + step(2, prompt=long))
+    with pytest.raises(UserError, match=r"train\.steps\.jsonl:2: a prompt of 5\d\d tokens, the limit is 100 \(1 of 2"):
+        load_rows(recipe(tmp_path, max_prompt_length=100), "train", tokenizer)
+    rows = load_rows(recipe(tmp_path, max_prompt_length=100, drop_long_prompts=True), "train", tokenizer)
+    assert rows["step_index"] == [1]
+    assert "1 of 2 prompts are longer than 100 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["not json\n", '{"foo": 1}\n'])
+def test_other_rows_are_refused_in_one_line(tmp_path, tokenizer, text):
+    (tmp_path / "train.steps.jsonl").write_text(text)
+    with pytest.raises(UserError, match="expected rows as `srl steps` writes them") as error:
+        load_rows(recipe(tmp_path), "train", tokenizer)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_validation_part_is_none(tmp_path, tokenizer):
+    (tmp_path / "validation.steps.jsonl").write_text("")
+    assert load_rows(recipe(tmp_path), "validation", tokenizer) is None
+
+
+def test_a_template_that_opens_the_thought_is_refused(tiny_model, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "m")
+    template = tmp_path / "m/chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
+    with pytest.raises(UserError, match="opens <think> itself"):
+        load_tokenizer(str(tmp_path / "m"))
