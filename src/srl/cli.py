@@ -1,4 +1,4 @@
-"""The command line: `srl steps | train | sample | demo | tiny`. Every command is a thin call into one module.
+"""The command line: `srl steps | train | sample | demo | tiny | doctor`. Every command is a thin call into one module.
 
 Heavy imports (torch, trl) stand inside the commands that need them, so that `--help` answers at once.
 """
@@ -136,12 +136,39 @@ class Tiny:
         print(f"wrote {self.out}/")
 
 
+@dataclass(frozen=True)
+class Doctor:
+    """Say what is installed here: versions, similarity implementation, device. For bug reports."""
+
+    def run(self) -> None:
+        """Print one fact per line."""
+        import platform
+        from importlib import metadata, util
+
+        import torch
+
+        from srl.run_folder import PACKAGES
+        from srl.similarity import implementation
+
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        facts = {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in PACKAGES},
+            "vllm": metadata.version("vllm") if util.find_spec("vllm") else "not installed",
+            "similarity": implementation(),
+            "device": f"{device} × {torch.accelerator.device_count()}" if device else "cpu",
+        }
+        for name, fact in facts.items():
+            print(f"{name:<13} {fact}")
+
+
 Command = (
     Annotated[Steps, tyro.conf.subcommand("steps")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Tiny, tyro.conf.subcommand("tiny")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
 
 

@@ -101,7 +101,17 @@ def parse_completion(text: str, *, truncated: bool = False) -> Completion:
 
 def format_completion(thought: str | None, action: str) -> str:
     """The completion that `parse_completion` reads; without a thought the action alone (plain SFT)."""
-    return f"<think>{thought}</think>\n{action}" if thought else action
+    return format_thought(thought) + action if thought else action
+
+
+def format_thought(thought: str) -> str:
+    """All of a completion before its action; the thought may be empty here."""
+    return f"<think>{thought}</think>\n"
+
+
+def user_text(prompt: str | Sequence[dict[str, Any]]) -> str:
+    """What a prompt tells: its last turn, or the string itself."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 
 
 def completion_text(completion: str | Sequence[dict[str, Any]]) -> str:

@@ -71,6 +71,35 @@ class Rollout(_Table):
     max_refills: int = Field(10, ge=0, description="Further sampling rounds before a batch is trained on short.")
 
 
+class Reward(_Table):
+    """What a step earns in the stage srl (docs/rewards.md); the defaults are the paper's reward."""
+
+    elements: Literal["characters", "words", "tokens", "latex", "autojunk"] = Field(
+        "characters",
+        description="What the similarity 2M/T compares; latex: characters, equivalent spellings made one; autojunk: "
+        "characters with difflib's default heuristic, as public code has it, for comparisons only.",
+    )
+    calibrated: bool = Field(
+        False, description="Measure from the mean similarity of unrelated training steps (then 0) instead of from 0."
+    )
+    copy_penalty: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="The share lost by an action all copied from the prompt, where the expert's is not.",
+    )
+    expert_logprob_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of what the action leaves open that the thought may earn by making the expert's likely.",
+    )
+    format_term: Literal["in_group", "separate"] = Field(
+        "in_group",
+        description="separate: similarities are normalized over well-formed completions, the format penalty by itself.",
+    )
+
+
 class Sft(_Table):
     """Supervised fine-tuning, for the stage sft."""
 
@@ -104,6 +133,7 @@ class Recipe(_Table):
     data: Data
     optim: Optim = Optim()
     rollout: Rollout = Rollout()
+    reward: Reward = Reward()
     sft: Sft = Sft()
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()

@@ -2,53 +2,144 @@
 
     f(prompts, completions, completion_ids, **dataset_columns) -> one float per completion
 
-`SRLTrainer` adds a column of its own, `truncated`: whether a completion was cut off by the length limit.
+`SRLTrainer` adds columns of its own: `truncated`, whether a completion was cut off by the length limit, and on
+request `expert_logprob_gain`. A step's reward is the paper's, or a variation of it; docs/rewards.md compares them.
 """
 
 from __future__ import annotations
 
+import math
+import random
+import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from srl.answers import are_correct
-from srl.prompts import completion_text, parse_completion
-from srl.similarity import ratios_batch
+from srl.errors import UserError
+from srl.prompts import Completion, completion_text, parse_completion, user_text
+from srl.recipe import Reward
+from srl.similarity import Elements, matched, ratio_autojunk, ratios_batch
 
 MALFORMED = -1.0
+PAPER = Reward()
 
 
-def step_similarity(
-    completions: Sequence[Any],
-    expert_action: Sequence[str],
-    truncated: Sequence[bool] | None = None,
-    log_extra: Callable[[str, list[Any]], None] | None = None,
-    log_metric: Callable[[str, float], None] | None = None,
-    **columns: Any,
-) -> list[float]:
-    """SRL's reward: how much the action resembles the expert's, in [0, 1]; −1 if malformed (paper §4.2).
+@dataclass(frozen=True)
+class StepReward:
+    """A reward function: how much the action resembles the expert's, in [0, 1]; −1 if malformed.
 
-    Only the action counts; the thought is free. Logs, per completion, the parts of the rollout as columns and
-    `format_error_rate`, `step_similarity` (well-formed completions only) and `exact_step_rate` as metrics.
+    With the default options this is the paper's reward, R (§4.2). In full:
+
+        R = 2M / T                                          of `elements`
+        C = max(0, R − floor) / (1 − floor)
+        P = C · (1 − copy_penalty · max(0, copied(action) − copied(expert)))
+        reward = P + (1 − P) · expert_logprob_weight · logistic(expert_logprob_gain)
+
+    An action equal to the expert's earns 1.0 under all of them. With the format term "separate", a malformed
+    completion earns nothing here (None), and −1 from `format_penalty`.
     """
-    cut_off = truncated or [False] * len(completions)
-    parsed = [parse_completion(completion_text(c), truncated=t) for c, t in zip(completions, cut_off, strict=True)]
-    similarities = ratios_batch([p.action for p in parsed], [expert.strip() for expert in expert_action])
-    rewards = [MALFORMED if p.format_error else r for p, r in zip(parsed, similarities, strict=True)]
-    if log_metric:
-        for reward in rewards:
-            log_metric("format_error_rate", float(reward == MALFORMED))
-            log_metric("exact_step_rate", float(reward == 1.0))
-            if reward != MALFORMED:
-                log_metric("step_similarity", reward)
-    if log_extra:
-        for name in ("trajectory_id", "step_index"):
-            if name in columns:
-                log_extra(name, list(columns[name]))
-        log_extra("thought", [p.thought for p in parsed])
-        log_extra("action", [p.action for p in parsed])
-        log_extra("expert_action", list(expert_action))
-        log_extra("format_error", [p.format_error for p in parsed])
-    return rewards
+
+    options: Reward = PAPER
+    floor: float = 0.0
+    """The R that earns 0: `unrelated_similarity` of the training data, if calibrated."""
+    tokenize: Callable[[str], list[int]] | None = None
+    """Needed to compare tokens."""
+
+    __name__ = "step_similarity"  # what TRL calls it in its logs
+
+    def __call__(
+        self,
+        completions: Sequence[Any],
+        expert_action: Sequence[str],
+        prompts: Sequence[Any] = (),
+        truncated: Sequence[bool] | None = None,
+        expert_logprob_gain: Sequence[float] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Reward each completion.
+
+        Logs, per completion, the parts of the rollout as columns and, as metrics, `format_error_rate`,
+        `exact_step_rate` and `step_similarity` (R of the well-formed completions).
+        """
+        parsed = _parse(completions, truncated)
+        actions, experts = [p.action for p in parsed], [expert.strip() for expert in expert_action]
+        similarities = self.similarities(actions, experts)
+        rewards = [max(0.0, r - self.floor) / (1 - self.floor) for r in similarities]
+        if self.options.copy_penalty:
+            contexts = [user_text(prompt) for prompt in prompts]
+            copied = zip(self.copied(actions, contexts), self.copied(experts, contexts), strict=True)
+            excess = [max(0.0, by_action - by_expert) for by_action, by_expert in copied]
+            rewards = [r * (1 - self.options.copy_penalty * e) for r, e in zip(rewards, excess, strict=True)]
+        if self.options.expert_logprob_weight:
+            if expert_logprob_gain is None:
+                raise ValueError("no column expert_logprob_gain: set SRLConfig(expert_logprob_gain=True)")
+            shares = [self.options.expert_logprob_weight * _logistic(gain) for gain in expert_logprob_gain]
+            rewards = [r + (1 - r) * share for r, share in zip(rewards, shares, strict=True)]
+        if log_metric:
+            for p, expert, similarity in zip(parsed, experts, similarities, strict=True):
+                log_metric("format_error_rate", float(p.format_error is not None))
+                log_metric("exact_step_rate", float(p.action == expert))
+                if not p.format_error:
+                    log_metric("step_similarity", similarity)
+        if log_extra:
+            for name in ("trajectory_id", "step_index"):
+                if name in columns:
+                    log_extra(name, list(columns[name]))
+            if expert_logprob_gain is not None:
+                log_extra("expert_logprob_gain", list(expert_logprob_gain))
+            log_extra("thought", [p.thought for p in parsed])
+            log_extra("action", actions)
+            log_extra("expert_action", list(expert_action))
+            log_extra("format_error", [p.format_error for p in parsed])
+        malformed = MALFORMED if self.options.format_term == "in_group" else None
+        return [malformed if p.format_error else r for p, r in zip(parsed, rewards, strict=True)]
+
+    def similarities(self, actions: Sequence[str], experts: Sequence[str]) -> list[float]:
+        """R of each action and the expert's at the same index."""
+        if self.options.elements == "autojunk":
+            return list(map(ratio_autojunk, actions, experts))
+        compared, with_these = self._elements(actions, experts)
+        return ratios_batch(compared, with_these)
+
+    def copied(self, texts: Sequence[str], contexts: Sequence[str]) -> list[float]:
+        """How much of each text also stands, in this order, in the context at the same index: M / its length.
+
+        >>> StepReward().copied(["x = 2", "y"], ["Let x = 2 + 3.", "no"])
+        [1.0, 0.0]
+        """
+        pairs = zip(*self._elements(texts, contexts), strict=True)
+        return [matched(text, context) / len(text) if text else 0.0 for text, context in pairs]
+
+    def _elements(self, *columns: Sequence[str]) -> list[list[Elements]]:
+        """The texts as what is compared; equal words have equal numbers within one call."""
+        number: defaultdict[str, int] = defaultdict(count().__next__)
+        if self.options.elements == "tokens" and self.tokenize is None:
+            raise ValueError("to compare tokens, StepReward needs `tokenize`")
+        convert: dict[str, Callable[[str], Elements]] = {
+            "words": lambda text: [number[word] for word in text.split()],
+            "tokens": self.tokenize or str,
+            "latex": one_spelling,
+        }
+        return [list(map(convert.get(self.options.elements, str), texts)) for texts in columns]
+
+
+def step_similarity(completions: Sequence[Any], expert_action: Sequence[str], **columns: Any) -> list[float | None]:
+    """SRL's reward as in the paper, for `trl grpo --reward_funcs srl.rewards.step_similarity`: see `StepReward`."""
+    return StepReward()(completions, expert_action, **columns)
+
+
+def format_penalty(completions: Sequence[Any], truncated: Sequence[bool] | None = None, **columns: Any) -> list[float]:
+    """−1 for a malformed completion, else 0: the format term by itself.
+
+    Beside `StepReward` with the format term "separate" and TRL's "normalize_then_sum": one malformed completion
+    in a group then does not hide the differences between the others.
+    """
+    return [MALFORMED if p.format_error else 0.0 for p in _parse(completions, truncated)]
 
 
 def answer_correctness(
@@ -69,3 +160,55 @@ def answer_correctness(
             log_extra("trajectory_id", list(columns["trajectory_id"]))
         log_extra("answer", list(answer))
     return [float(r and not t) for r, t in zip(right, cut_off, strict=True)]
+
+
+def unrelated_similarity(
+    reward: StepReward, expert_actions: Sequence[str], trajectory_ids: Sequence[str], seed: int, n_pairs: int = 1000
+) -> float:
+    """R₀: the mean R of two steps of different trajectories, over a seeded sample of pairs.
+
+    Raises:
+        UserError: fewer than two trajectories, or all steps alike: nothing to calibrate with.
+    """
+    by_trajectory = defaultdict(list)
+    for trajectory, action in zip(trajectory_ids, expert_actions, strict=True):
+        by_trajectory[trajectory].append(action.strip())
+    if len(by_trajectory) < 2:
+        raise UserError("reward.calibrated needs steps of two trajectories at least; add data or set it to false")
+    rng = random.Random(seed)
+    trajectories = list(by_trajectory.values())
+    pairs = [[rng.choice(steps) for steps in rng.sample(trajectories, 2)] for _ in range(n_pairs)]
+    similarities = reward.similarities(*zip(*pairs, strict=True))
+    mean = math.fsum(similarities) / n_pairs
+    if mean >= 1:
+        raise UserError("reward.calibrated: all steps of the data are alike; set it to false")
+    return mean
+
+
+_SPELLINGS = {
+    **dict.fromkeys((r"\dfrac", r"\tfrac"), r"\frac"),
+    **dict.fromkeys((r"\(", r"\)", r"\[", r"\]", "$$"), "$"),
+    **dict.fromkeys((r"\,", r"\:", r"\;", r"\!", "\\ ", "\\\n", r"\quad", r"\qquad", "~"), " "),
+    **dict.fromkeys((r"\left", r"\right", r"\displaystyle"), ""),
+    **{r"\geq": r"\ge", r"\leq": r"\le", r"\neq": r"\ne"},
+}
+_LATEX = re.compile(r"\\(?:[A-Za-z]+|.)|\$\$|~", re.DOTALL)
+
+
+def one_spelling(text: str) -> str:
+    r"""LaTeX in one of its equivalent spellings: fractions, delimiters, relations, sizes, any white space.
+
+    >>> one_spelling(r"\[ \left(\dfrac{1}{2}\right) \geq  x \]") == one_spelling(r"$ (\tfrac{1}{2}) \ge\, x $")
+    True
+    """
+    return " ".join(_LATEX.sub(lambda command: _SPELLINGS.get(command[0], command[0]), text).split())
+
+
+def _parse(completions: Sequence[Any], truncated: Sequence[bool] | None) -> list[Completion]:
+    cut_off = truncated or [False] * len(completions)
+    return [parse_completion(completion_text(c), truncated=t) for c, t in zip(completions, cut_off, strict=True)]
+
+
+def _logistic(x: float) -> float:
+    """1 / (1 + e⁻ˣ), which overflows for no x."""
+    return 0.5 * (1 + math.tanh(x / 2))

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ from trl import SFTConfig, SFTTrainer
 from srl.errors import UserError
 from srl.progress import RunProgress
 from srl.prompts import format_completion
-from srl.recipe import Recipe, suggest
-from srl.rewards import answer_correctness, step_similarity
+from srl.recipe import Recipe, Reward, suggest
+from srl.rewards import StepReward, answer_correctness, format_penalty, unrelated_similarity
 from srl.run_folder import last_checkpoint, open_run, resolve_model, write_run_facts
 from srl.trainer import SRLConfig, SRLTrainer
 
@@ -57,17 +58,23 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     if not train_rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
+    step_reward = build_step_reward(recipe, train_rows, tokenizer) if recipe.stage == "srl" else None
 
     checkpoint = None
     with processes.main_process_first():
         if processes.is_main_process:
             checkpoint = open_run(recipe, resume=resume, overwrite=overwrite)
             write_run_facts(recipe.output_dir, starts_from=model_path, system_prompt=_system_prompt(train_rows))
+            if recipe.reward.calibrated and step_reward:
+                write_run_facts(recipe.output_dir, unrelated_similarity=step_reward.floor)
+                print(f"similarity of unrelated steps, which earns 0: {step_reward.floor:.3f}")
         elif resume:
             checkpoint = last_checkpoint(recipe.output_dir)
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
-    trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows, resuming=checkpoint is not None)
+    if checkpoint:
+        options |= {"eval_on_start": False}
+    trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows, step_reward)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return save_model(recipe, trainer, model_path, processes)
 
@@ -181,6 +188,8 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
     Raises:
         UserError: a batch that the processes cannot share out evenly; an unknown or doubly set TRL option.
     """
+    if recipe.stage != "srl" and recipe.reward != Reward():
+        raise UserError(f"[reward] is for the stage srl, and the stage is {recipe.stage}; take the table out")
     rollout, validation = recipe.rollout, recipe.validation
     batch_rows = (
         recipe.sft.rows_per_step if recipe.stage == "sft" else rollout.prompts_per_step * rollout.num_generations
@@ -219,6 +228,9 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
     if recipe.stage != "sft":
         options |= rollout.model_dump(exclude={"prompts_per_step"})
         options |= {"num_generations_eval": validation.num_generations}
+        options |= {"expert_logprob_gain": recipe.reward.expert_logprob_weight > 0}
+        if recipe.reward.format_term == "separate":
+            options |= {"multi_objective_aggregation": "normalize_then_sum"}
     return options | _trl_options(recipe, options)
 
 
@@ -232,6 +244,8 @@ def _trl_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
         "seed",
         "eval_steps",
         "save_steps",
+        "expert_logprob_gain",
+        "multi_objective_aggregation",
     }
     for name in recipe.trl:
         if name not in known:
@@ -241,6 +255,15 @@ def _trl_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     return recipe.trl
 
 
+def build_step_reward(recipe: Recipe, train_rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> StepReward:
+    """The recipe's reward for steps, calibrated on the training rows if it asks for that."""
+    reward = StepReward(recipe.reward, tokenize=partial(tokenizer.encode, add_special_tokens=False))
+    if not recipe.reward.calibrated:
+        return reward
+    floor = unrelated_similarity(reward, train_rows["expert_action"], train_rows["trajectory_id"], recipe.seed)
+    return dataclasses.replace(reward, floor=floor)
+
+
 def build_trainer(
     recipe: Recipe,
     options: dict[str, Any],
@@ -248,8 +271,7 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     train_rows: Dataset,
     eval_rows: Dataset | None,
-    *,
-    resuming: bool = False,
+    step_reward: StepReward | None,
 ) -> Trainer:
     """TRL's trainer for the stage, with our progress and run folder attached."""
     common = {
@@ -260,13 +282,13 @@ def build_trainer(
         "peft_config": _lora(recipe) if recipe.model.use_peft else None,
         "callbacks": [RunProgress(recipe.output_dir)],
     }
-    if resuming:
-        options = options | {"eval_on_start": False}
     if recipe.stage == "sft":
         trainer = SFTTrainer(args=SFTConfig(**options, max_length=None), **common)
     else:
-        reward = step_similarity if recipe.stage == "srl" else answer_correctness
-        trainer = SRLTrainer(args=SRLConfig(**options), reward_funcs=reward, **common)
+        rewards: list[Any] = [step_reward or answer_correctness]
+        if recipe.reward.format_term == "separate":
+            rewards.append(format_penalty)
+        trainer = SRLTrainer(args=SRLConfig(**options), reward_funcs=rewards, **common)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

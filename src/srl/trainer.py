@@ -22,10 +22,12 @@ from typing import Any
 import torch
 from accelerate.utils import gather, gather_object
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import pad
 
 from srl.errors import UserError
 from srl.files import write_text
 from srl.groups import RefillCursor, is_informative, refill_size
+from srl.prompts import completion_text, format_thought, parse_completion
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,13 @@ class SRLConfig(GRPOConfig):
     )
     max_refills: int = field(
         default=10, metadata={"help": "Sampling rounds after the first before a batch is trained on short."}
+    )
+    expert_logprob_gain: bool = field(
+        default=False,
+        metadata={
+            "help": "Give reward functions a column of this name: by how much the thought raises the mean log-prob of "
+            "the expert's action. Needs `expert_action` in the rows, and one more forward pass."
+        },
     )
     learning_rate: float = field(default=5e-7, metadata={"help": "Paper, table 8."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Paper: no warm-up; schedule not stated."})
@@ -120,6 +129,7 @@ class SRLTrainer(GRPOTrainer):
         self._logged_at = time.perf_counter()
         self._samples_since_log = 0
         self._tokens_at_log = 0
+        self._reward_seconds = 0.0
         # TRL keeps one batch of rollouts for its table; with refills a step has more.
         self._logs = _empty_rollout_table()
 
@@ -163,8 +173,7 @@ class SRLTrainer(GRPOTrainer):
         prompts = [row["prompt"] for row in rows]
         prompt_ids, completion_ids, _, messages, logprobs, _, _, _ = super()._generate(prompts)
         generated = list(zip(prompt_ids, completion_ids, messages, logprobs or [None] * len(rows), strict=True))
-        rows = self._with_truncation(rows, completion_ids)
-        rewards_BF = super()._calculate_rewards(rows, prompts, messages, completion_ids)
+        rewards_BF = self._rewards(rows, prompts, messages, completion_ids)
         first = self.accelerator.process_index * len(rows)
         rewards_BF = rewards_BF[first : first + len(rows)]
         reward_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
@@ -176,10 +185,15 @@ class SRLTrainer(GRPOTrainer):
         for start in range(0, len(rows), self.num_generations):
             span = slice(start, start + self.num_generations)
             reward_G = reward_B[span].tolist()
-            informative = not self.args.dynamic_sampling or is_informative(reward_G, self.args.min_reward_std)
+            informative = not self.args.dynamic_sampling or self._is_informative(reward_G, rewards_BF[span])
             columns = {name: values[span] for name, values in extra.items()}
             groups.append(_Group(rows[span], generated[span], rewards_BF[span], reward_G, columns, informative))
         return groups
+
+    def _is_informative(self, reward_G: list[float], rewards_GF: torch.Tensor) -> bool:
+        """Whether what TRL will normalize over the group spreads: the sum, or each reward function by itself."""
+        normalized = [reward_G] if self.multi_objective_aggregation == "sum_then_normalize" else rewards_GF.T.tolist()
+        return any(is_informative(rewards, self.args.min_reward_std) for rewards in normalized)
 
     def _refill_rows(self, n_groups: int) -> list[dict[str, Any]]:
         """Fresh prompts for this process, G rows each; every process moves the shared cursor alike."""
@@ -212,17 +226,65 @@ class SRLTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         """TRL's hook: rewards of all processes, (B, reward functions); likewise."""
         if self._chosen is None:
-            inputs = self._with_truncation(inputs, completion_ids_list)
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            return self._rewards(inputs, prompts, completions, completion_ids_list)
         for group in self._chosen:
             for column, values in group.table_columns(kept=group.informative).items():
                 self._log_completion_extra(column, values)
         return gather(torch.cat([group.rewards_GF for group in self._chosen]))
 
-    def _with_truncation(self, rows: list[dict[str, Any]], completion_ids: list[list[int]]) -> list[dict[str, Any]]:
-        """The rows with the column `truncated`, by TRL's rule: the last token does not end the text."""
+    # --- rewards ------------------------------------------------------------------------------------
+
+    def _rewards(
+        self, rows: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]
+    ) -> torch.Tensor:
+        """What TRL's reward functions say, given our columns too: all processes' (B, reward functions)."""
+        start = time.perf_counter()
+        # TRL's rule: the last token does not end the text.
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        return [{**row, "truncated": ids[-1] not in ends} for row, ids in zip(rows, completion_ids, strict=True)]
+        rows = [{**row, "truncated": ids[-1] not in ends} for row, ids in zip(rows, completion_ids, strict=True)]
+        if self.args.expert_logprob_gain:
+            gains = self._expert_logprob_gains(rows, prompts, completions)
+            rows = [{**row, "expert_logprob_gain": gain} for row, gain in zip(rows, gains, strict=True)]
+        rewards_BF = super()._calculate_rewards(rows, prompts, completions, completion_ids)
+        self._reward_seconds += time.perf_counter() - start
+        return rewards_BF
+
+    def _expert_logprob_gains(
+        self, rows: list[dict[str, Any]], prompts: list[Any], completions: list[Any]
+    ) -> list[float]:
+        """Per rollout, the expert action's mean log-prob after the thought, minus that after an empty thought.
+
+        A malformed completion counts as an empty thought: every process makes the same number of passes.
+        """
+        group_size = self.num_generations if self.model.training else self.num_generations_eval
+        thoughts = [
+            parse_completion(completion_text(completion), truncated=row["truncated"]).thought
+            for completion, row in zip(completions, rows, strict=True)
+        ]
+        actions = [row["expert_action"].strip() for row in rows]
+        with_thought = self._action_logprobs(prompts, thoughts, actions)
+        n_groups = len(prompts[::group_size])
+        without = self._action_logprobs(prompts[::group_size], [""] * n_groups, actions[::group_size])
+        return [logprob - without[i // group_size] for i, logprob in enumerate(with_thought)]
+
+    def _action_logprobs(self, prompts: list[Any], thoughts: list[str], actions: list[str]) -> list[float]:
+        """Mean log-prob per token that the policy gives each action after its prompt and thought."""
+        prompt_ids = self._tokenize_prompts(prompts)[0]
+        thought_ids, action_ids = (
+            [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+            for texts in (map(format_thought, thoughts), actions)
+        )
+        device = self.accelerator.device
+        rows = [torch.tensor(p + t + a) for p, t, a in zip(prompt_ids, thought_ids, action_ids, strict=True)]
+        ids_BT = pad(rows, padding_value=self._tokenizer.pad_token_id, padding_side="left").to(device)
+        mask_BT = pad([torch.ones_like(row) for row in rows], padding_side="left").to(device)
+        args = self.args
+        batch_size = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
+        with torch.no_grad():
+            logprobs_BT, _, _ = self._get_per_token_logps_and_entropies(
+                self.model, ids_BT, mask_BT, max(map(len, action_ids)), batch_size=batch_size
+            )
+        return [row_T[-len(ids) :].mean().item() for row_T, ids in zip(logprobs_BT, action_ids, strict=True)]
 
     # --- what a run leaves behind -------------------------------------------------------------------
 
@@ -268,13 +330,14 @@ class SRLTrainer(GRPOTrainer):
             self._logs = table
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as TRL does, plus sampling speed; training rollouts go to completions/ once."""
+        """Log as TRL does, plus speeds; training rollouts go to completions/ once."""
         training = self.model.training
         seconds = time.perf_counter() - self._logged_at
         if training and self._samples_since_log:
             tokens = self.state.num_input_tokens_seen - self._tokens_at_log
             self._metrics["train"]["samples_per_second"] = [self._samples_since_log / seconds]
             self._metrics["train"]["tokens_per_second"] = [tokens / seconds]
+            self._metrics["train"]["reward_time_share"] = [self._reward_seconds / seconds]
         self.log_completions = self.args.log_completions and training and bool(self._logs["prompt"])
         super().log(logs, start_time)
         if training:
@@ -282,6 +345,7 @@ class SRLTrainer(GRPOTrainer):
             self._samples_since_log = 0
             self._tokens_at_log = self.state.num_input_tokens_seen
         self._logged_at = time.perf_counter()
+        self._reward_seconds = 0.0
 
     # --- resuming -----------------------------------------------------------------------------------
 
