@@ -230,6 +230,36 @@ def test_two_processes_share_one_run_folder(tiny_student, tiny_data, tmp_path):
     assert not same(weights(tmp_path / "r/model"), weights(tiny_student / "model"))
 
 
+REWARD = """
+[reward]
+elements = "tokens"
+calibrated = true
+copy_penalty = 0.5
+expert_logprob_weight = 0.5
+format_term = "separate"
+"""
+
+
+def test_srl_with_another_reward(tiny_student, tiny_data, tmp_path):
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2)
+    recipe.write_text(recipe.read_text() + REWARD)
+    done = srl("train", recipe)
+    assert done.returncode == 0, done.stderr[-3000:]
+    floor = json.loads((tmp_path / "r/run.json").read_text())["unrelated_similarity"]
+    assert 0 < floor < 1
+    assert f"which earns 0: {floor:.3f}" in done.stdout
+    step = next(line for line in metrics(tmp_path / "r") if "reward_before_filtering" in line)
+    assert step["rewards/format_penalty/mean"] == pytest.approx(-step["format_error_rate"], abs=0.3)
+    assert 0 < step["reward_time_share"] < 1
+    table = parquet.read_table(tmp_path / "r/completions/completions_00001.parquet").to_pandas()
+    well_formed = table[table.format_error.isna()]
+    assert (well_formed.expert_logprob_gain != 0).any()
+    exact = well_formed[(well_formed.action == well_formed.expert_action) & well_formed.kept]
+    assert (exact.reward == 1.0).all()
+    assert (table[~table.format_error.isna()].reward == -1.0).all()
+    assert "expert_logprob_weight = 0.5" in (tmp_path / "r/config.toml").read_text()
+
+
 def test_rlvr_after_srl(srl_run, tiny_data, tmp_path):
     run, _ = srl_run
     recipe = write_recipe(tmp_path / "r.toml", stage="rlvr", model=run, data=tiny_data, max_steps=2)
@@ -310,6 +340,7 @@ def test_what_is_wrong_with_a_training_run_is_one_line_and_writes_nothing(tiny_m
     refused("must be a multiple of 48", "--optim.per-device-train-batch-size", "48")
     refused("[trl] unknown option `loss_typ`", trl='loss_typ = "grpo"')
     refused("has its own place in the recipe", trl="learning_rate = 1.0")
+    refused("[reward] is for the stage srl", "--reward.calibrated", stage="rlvr")
     templateless = tmp_path / "templateless"
     AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(templateless)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -337,6 +368,15 @@ def test_misspelt_words_are_named_with_a_suggestion(tmp_path):
     assert (done.returncode, "--problem-field" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
     assert_one_line(srl("train", tmp_path / "no.toml"), "or one of srl's own: ")
     assert_one_line(srl("steps", tmp_path / "no.jsonl", "--out", tmp_path / "o"), "no such file")
+
+
+def test_doctor_names_what_is_in_use():
+    from srl.similarity import implementation
+
+    facts = dict(line.split(maxsplit=1) for line in srl("doctor").stdout.splitlines())
+    assert facts["similarity"] == implementation()
+    assert facts["trl"].startswith("1.16")
+    assert {"python", "torch", "device", "vllm"} <= set(facts)
 
 
 def test_steps_shows_what_the_student_sees(tmp_path):

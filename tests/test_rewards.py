@@ -1,12 +1,45 @@
-"""The two reward functions, as TRL calls them."""
+"""The reward functions, as TRL calls them."""
+
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.rewards import MALFORMED, answer_correctness, step_similarity
+from srl.errors import UserError
+from srl.recipe import Reward
+from srl.rewards import (
+    MALFORMED,
+    StepReward,
+    answer_correctness,
+    calibrated,
+    format_penalty,
+    one_spelling,
+    step_similarity,
+    unrelated_similarity,
+)
+from srl.similarity import ratio, ratio_autojunk
 
 GOOD = "<think>hm</think>"
+ACTIONS = st.text(r"ab 12\(\)$\frac", min_size=1).map(str.strip).filter(len)
+REWARDS = st.builds(
+    Reward,
+    elements=st.sampled_from(["characters", "words", "tokens", "latex", "autojunk"]),
+    copy_penalty=st.floats(0, 1),
+    expert_logprob_weight=st.floats(0, 1),
+    format_term=st.sampled_from(["in_group", "separate"]),
+)
+
+
+def reward(floor=0.0, **options):
+    """A StepReward whose tokens are bytes."""
+    return StepReward(Reward(**options), floor, tokenize=lambda text: list(text.encode()))
+
+
+def rewarded(action, expert, context="", gain=0.0, **options):
+    """What one well-formed completion earns."""
+    function = reward(**options)
+    return function([GOOD + action], [expert], prompts=[context], expert_logprob_gain=[gain])[0]
 
 
 def message(text):
@@ -68,6 +101,114 @@ def test_what_is_logged_per_completion():
         ("format_error_rate", 1.0),
         ("step_similarity", 1.0),
     ]
+
+
+@given(REWARDS, st.floats(0, 0.99), ACTIONS, ACTIONS, ACTIONS, st.floats(-50, 50))
+def test_every_reward_is_one_for_the_experts_action_and_in_the_unit_interval(
+    options, floor, action, expert, prompt, gain
+):
+    function = StepReward(options, floor, tokenize=lambda text: list(text.encode()))
+    same, other, malformed = function(
+        [GOOD + expert, GOOD + action, action],
+        [expert] * 3,
+        prompts=[prompt] * 3,
+        expert_logprob_gain=[gain] * 3,
+    )
+    assert same == 1.0
+    assert 0 <= other <= 1
+    assert malformed == (None if options.format_term == "separate" else MALFORMED)
+
+
+@given(ACTIONS, ACTIONS)
+def test_the_default_is_the_papers_reward(action, expert):
+    assert (
+        StepReward()([GOOD + action], [expert]) == step_similarity([GOOD + action], [expert]) == [ratio(action, expert)]
+    )
+
+
+def test_what_is_compared():
+    expert, action = "we add two and three", "we add six and three"
+    assert rewarded(action, expert, elements="words") == 0.8
+    assert rewarded(action, expert, elements="words") != rewarded(action, expert)
+    assert rewarded("\u00e9", "\u00e8", elements="tokens") == 0.5  # in UTF-8 they share the first of two bytes
+    long = "the cat sat on the mat; " * 10
+    assert rewarded("A " + long, long, elements="autojunk") == ratio_autojunk("A " + long, long) == 0.0
+    with pytest.raises(ValueError, match="tokenize"):
+        StepReward(Reward(elements="tokens"))([GOOD + "a"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (r"\dfrac{1}{2}", r"\frac{1}{2}", True),
+        (r"\left( x \right)", "( x )", True),
+        (r"so \(x\) is", "so $x$ is", True),
+        ("so\n\\[\nx\n\\]", "so $$ x $$", True),
+        (r"a \geq b\quad c", r"a \ge b c", True),
+        (r"x \\[2pt] y", "x $2pt] y", False),  # a line break, not the start of a formula
+        (r"\$5", "$5", False),
+        (r"\leftarrow", r"\rightarrow", False),
+        (r"a \cdot b", r"a \times b", False),
+        (r"\frac{1}{2}", "1/2", False),
+    ],
+)
+def test_spellings_of_latex(one, other, equal):
+    assert (one_spelling(one) == one_spelling(other)) == equal
+    assert (rewarded(one, other, elements="latex") == 1.0) == equal
+
+
+def test_calibrated_counts_from_the_floor():
+    assert rewarded("bcde", "abcd", floor=0.5) == 0.5  # of 0.75
+    assert rewarded("xyzd", "abcd", floor=0.5) == 0.0  # 0.25 is below the floor
+
+
+def test_the_floor_is_the_mean_similarity_of_other_trajectories_steps():
+    actions, trajectories = ["aa", "ab", "bb", "bc"], ["1", "1", "2", "3"]
+    other = [(0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    weight = {(2, 3): 2}  # trajectories are drawn alike, then a step of each
+    exact = sum(weight.get(p, 1) * ratio(actions[p[0]], actions[p[1]]) for p in other) / 6
+    assert math.isclose(unrelated_similarity(reward(), actions, trajectories, 0, 20_000), exact, abs_tol=0.01)
+    within_only = ["aa", "aa", "bb", "bb"], ["1", "1", "2", "2"]
+    assert unrelated_similarity(reward(), *within_only, seed=0) == 0.0
+
+
+def test_calibrated_measures_only_where_it_was_asked_to():
+    rows = {"expert_actions": ["ab", "bc"], "trajectory_ids": ["1", "2"]}
+    assert calibrated(reward(), **rows, seed=0).floor == 0.0
+    assert calibrated(reward(calibrated=True), **rows, seed=0).floor == 0.5
+    with pytest.raises(UserError, match="two trajectories"):
+        calibrated(reward(calibrated=True), ["a", "b"], ["1", "1"], seed=0)
+    with pytest.raises(UserError, match="alike"):
+        calibrated(reward(calibrated=True), ["a", "a"], ["1", "2"], seed=0)
+
+
+def test_copying_the_prompt_earns_less():
+    context, expert = "Let x = 2.", "so y = 4"
+    honest, copy = "so y = 5", "Let x = 2"
+    assert rewarded(copy, expert, context, copy_penalty=0.5) < rewarded(copy, expert, context)
+    assert rewarded(copy, expert, context, copy_penalty=1.0) == ratio(copy, expert) * 0.5  # the expert copies half
+    assert rewarded(honest, expert, context, copy_penalty=1.0) == rewarded(honest, expert, context)
+    assert rewarded("", expert, context, copy_penalty=1.0) == MALFORMED
+
+
+def test_the_copied_context_is_the_user_turn():
+    prompt = [{"role": "system", "content": "so y = 7"}, {"role": "user", "content": "Let x = 2."}]
+    function = reward(copy_penalty=1.0)
+    assert function([GOOD + "so y = 7"], ["so y = 4"], prompts=[prompt]) == step_similarity(
+        [GOOD + "so y = 7"], ["so y = 4"]
+    )
+
+
+def test_a_thought_fills_part_of_what_the_action_leaves_open():
+    assert rewarded("bcde", "abcd", gain=0.0, expert_logprob_weight=0.5) == 0.75 + 0.25 * 0.5 * 0.5
+    assert rewarded("xyz", "abcd", gain=50.0, expert_logprob_weight=0.5) == pytest.approx(0.5)
+    assert rewarded("xyz", "abcd", gain=-1e9, expert_logprob_weight=1.0) == 0.0
+    with pytest.raises(ValueError, match="expert_logprob_gain=True"):
+        reward(expert_logprob_weight=0.5)([GOOD + "a"], ["a"])
+
+
+def test_the_format_penalty_by_itself():
+    assert format_penalty([GOOD + "a", "a", GOOD + "a"], truncated=[False, False, True]) == [0.0, MALFORMED, MALFORMED]
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,116 @@ def test_resuming_repeats_the_same_numbers_with_refills(tiny_model, tmp_path):
     assert state["position"] > 0
 
 
+def scripted_similarity(completions, **_):
+    """Narrow rewards; every fourth completion is malformed."""
+    draws = [random.Random(completion[0]["content"]).random() for completion in completions]
+    return [None if draw < 0.25 else 0.4 + 0.05 * draw for draw in draws]
+
+
+def scripted_penalty(completions, **_):
+    return [0.0 if r else -1.0 for r in scripted_similarity(completions)]
+
+
+def test_a_separate_format_term_keeps_the_differences_between_well_formed_completions(tiny_model, tmp_path):
+    """Also TRL's handling of None under normalize_then_sum, which this rests on."""
+
+    def advantages_of(reward, **changed):
+        small = {"num_generations": 8, "per_device_train_batch_size": 16, "max_steps": 1}
+        trainer = trainer_on(tiny_model, tmp_path, reward=reward, **small, **changed)
+        batches = []
+        score = trainer._generate_and_score_completions
+        trainer._generate_and_score_completions = lambda inputs: batches.append(score(inputs)) or batches[-1]
+        trainer.train()
+        texts = trainer.processing_class.batch_decode(batches[0]["completion_ids"], skip_special_tokens=True)
+        rewards = scripted_similarity([[{"content": text}] for text in texts])
+        pairs = list(zip(rewards, batches[0]["advantages"].tolist(), strict=True))
+        return [pairs[start : start + 8] for start in range(0, len(pairs), 8)]
+
+    def in_one(completions, **_):
+        return [-1.0 if r is None else r for r in scripted_similarity(completions)]
+
+    def spread(group):
+        well_formed = [advantage for reward, advantage in group if reward]
+        return max(well_formed) - min(well_formed)
+
+    separate = {"multi_objective_aggregation": "normalize_then_sum"}
+    groups = advantages_of([scripted_similarity, scripted_penalty], **separate)
+    mixed = [group for group in groups if None in [reward for reward, _ in group]]
+    assert mixed
+    for group in mixed:
+        well_formed = sorted((reward, advantage) for reward, advantage in group if reward)
+        assert [a for _, a in well_formed] == sorted(a for _, a in well_formed)
+        assert max(a for reward, a in group if reward is None) < well_formed[0][1]
+        assert spread(group) > 1
+    for group in advantages_of(in_one):
+        if None in [reward for reward, _ in group]:
+            assert spread(group) < 0.2  # drowned: why the option exists
+
+
+@pytest.mark.parametrize(("aggregation", "kept"), [("sum_then_normalize", 0), ("normalize_then_sum", 1)])
+def test_a_group_is_informative_if_what_trl_normalizes_spreads(tiny_model, tmp_path, aggregation, kept):
+    def first(completions, **_):
+        return [float(i % 2) for i in range(len(completions))]
+
+    def second(completions, **_):
+        return [1 - reward for reward in first(completions)]
+
+    trainer = trainer_on(
+        tiny_model,
+        tmp_path,
+        reward=[first, second],
+        max_refills=0,
+        max_steps=1,
+        multi_objective_aggregation=aggregation,
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["kept_fraction"] == kept
+
+
+def test_the_gain_of_a_thought_is_the_models_own(tiny_model, tmp_path):
+    """Against one plain forward pass per sequence, without padding or batches."""
+    trainer = trainer_on(tiny_model, tmp_path, temperature=0.7)
+    tokenizer, model = trainer.processing_class, trainer.model.eval()
+    trainer.num_generations_eval = 2
+    thoughts, expert = ["six", "six and seven, seven", "", "2"], ["add 2", "add 2", "take 12 away", "take 12 away"]
+    prompts = [rows()[i]["prompt"] for i in (0, 0, 17, 17)]
+    given = [{"expert_action": action, "truncated": False} for action in expert]
+    completions = [[{"role": "assistant", "content": f"<think>{thought}</think> it"}] for thought in thoughts]
+
+    def logprob(prompt, thought, action):
+        head = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        head_ids = tokenizer.encode(f"{head}<think>{thought}</think>\n", add_special_tokens=False)
+        action_ids = tokenizer.encode(action, add_special_tokens=False)
+        with torch.no_grad():
+            logits = model(torch.tensor([head_ids + action_ids])).logits[0, len(head_ids) - 1 : -1]
+        return (logits / 0.7).log_softmax(-1)[range(len(action_ids)), action_ids].mean().item()
+
+    gains = trainer._expert_logprob_gains(given, prompts, completions)
+    direct = [
+        logprob(prompt, thought, action) - logprob(prompt, "", action)
+        for prompt, thought, action in zip(prompts, thoughts, expert, strict=True)
+    ]
+    assert gains == pytest.approx(direct, abs=1e-4)
+    assert gains[2] == pytest.approx(0, abs=1e-5)  # malformed: as an empty thought
+    assert min(abs(gain) for gain in (gains[0], gains[1], gains[3])) > 1e-3
+
+
+def test_reward_functions_get_the_gain_only_on_request(tiny_model, tmp_path):
+    seen = []
+
+    def looks(completions, expert_logprob_gain=None, **columns):
+        seen.append(expert_logprob_gain)
+        return noisy_reward(completions, **columns)
+
+    plain = train_log(trainer_on(tiny_model, tmp_path, reward=looks, max_steps=1), "reward", "grad_norm")
+    assert set(seen) == {None}
+    seen.clear()
+    asked = trainer_on(tiny_model, tmp_path, reward=looks, max_steps=1, expert_logprob_gain=True)
+    assert train_log(asked, "reward", "grad_norm") == plain  # looking changes nothing
+    assert all(math.isfinite(gain) for gains in seen for gain in gains)
+    assert 0 < asked.state.log_history[0]["reward_time_share"] < 1
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -12,12 +12,19 @@ from srl.trainer import SRLConfig, SRLTrainer
 sys.path.insert(0, str(Path(__file__).parent))
 from test_trainer import noisy_reward, options, rows
 
+
+def reward(completions, expert_logprob_gain, **columns):
+    """The noisy reward, where each completion has come with a number of its own."""
+    assert len(expert_logprob_gain) == len(completions)
+    return noisy_reward(completions, **columns)
+
+
 model, folder = sys.argv[1], Path(sys.argv[2])
 trainer = SRLTrainer(
     model=AutoModelForCausalLM.from_pretrained(model),
     processing_class=AutoTokenizer.from_pretrained(model),
-    reward_funcs=noisy_reward,
-    args=SRLConfig(**options(folder, use_cpu=True)),
+    reward_funcs=reward,
+    args=SRLConfig(**options(folder, use_cpu=True, expert_logprob_gain=True)),
     train_dataset=rows(),
 )
 rounds, ids = [], []

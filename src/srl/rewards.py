@@ -13,7 +13,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -35,7 +35,7 @@ class StepReward:
 
         R = 2M / T                                          of `elements`
         C = max(0, R − floor) / (1 − floor)
-        P = C · (1 − copy_penalty · max(0, copied(action) − copied(expert)))
+        P = C · (1 − copy_penalty · max(0, copied(action) − copied(expert)))    from the user turn
         reward = P + (1 − P) · expert_logprob_weight · logistic(expert_logprob_gain)
 
     An action equal to the expert's earns 1.0 under all of them. With the format term "separate", a malformed
@@ -71,9 +71,7 @@ class StepReward:
         similarities = self.similarities(actions, experts)
         rewards = [max(0.0, r - self.floor) / (1 - self.floor) for r in similarities]
         if self.options.copy_penalty:
-            contexts = [user_text(prompt) for prompt in prompts]
-            copied = zip(self.copied(actions, contexts), self.copied(experts, contexts), strict=True)
-            excess = [max(0.0, by_action - by_expert) for by_action, by_expert in copied]
+            excess = self.excess_copied(actions, experts, [user_text(prompt) for prompt in prompts])
             rewards = [r * (1 - self.options.copy_penalty * e) for r, e in zip(rewards, excess, strict=True)]
         if self.options.expert_logprob_weight:
             if expert_logprob_gain is None:
@@ -81,21 +79,11 @@ class StepReward:
             shares = [self.options.expert_logprob_weight * _logistic(gain) for gain in expert_logprob_gain]
             rewards = [r + (1 - r) * share for r, share in zip(rewards, shares, strict=True)]
         if log_metric:
-            for p, expert, similarity in zip(parsed, experts, similarities, strict=True):
-                log_metric("format_error_rate", float(p.format_error is not None))
-                log_metric("exact_step_rate", float(p.action == expert))
-                if not p.format_error:
-                    log_metric("step_similarity", similarity)
+            _log_metrics(log_metric, parsed, experts, similarities)
         if log_extra:
-            for name in ("trajectory_id", "step_index"):
-                if name in columns:
-                    log_extra(name, list(columns[name]))
             if expert_logprob_gain is not None:
-                log_extra("expert_logprob_gain", list(expert_logprob_gain))
-            log_extra("thought", [p.thought for p in parsed])
-            log_extra("action", actions)
-            log_extra("expert_action", list(expert_action))
-            log_extra("format_error", [p.format_error for p in parsed])
+                columns["expert_logprob_gain"] = expert_logprob_gain
+            _log_rollouts(log_extra, parsed, {**columns, "expert_action": expert_action})
         malformed = MALFORMED if self.options.format_term == "in_group" else None
         return [malformed if p.format_error else r for p, r in zip(parsed, rewards, strict=True)]
 
@@ -106,14 +94,14 @@ class StepReward:
         compared, with_these = self._elements(actions, experts)
         return ratios_batch(compared, with_these)
 
-    def copied(self, texts: Sequence[str], contexts: Sequence[str]) -> list[float]:
-        """How much of each text also stands, in this order, in the context at the same index: M / its length.
+    def excess_copied(self, actions: Sequence[str], experts: Sequence[str], contexts: Sequence[str]) -> list[float]:
+        """How much more of each action than of the expert's stands in the context, in [0, 1].
 
-        >>> StepReward().copied(["x = 2", "y"], ["Let x = 2 + 3.", "no"])
-        [1.0, 0.0]
+        >>> StepReward().excess_copied(["let x = 2"], ["so 2 + 3"], ["let x = 2"])
+        [0.75]
         """
-        pairs = zip(*self._elements(texts, contexts), strict=True)
-        return [matched(text, context) / len(text) if text else 0.0 for text, context in pairs]
+        triples = zip(*self._elements(actions, experts, contexts), strict=True)
+        return [max(0.0, _copied(a, context) - _copied(e, context)) for a, e, context in triples]
 
     def _elements(self, *columns: Sequence[str]) -> list[list[Elements]]:
         """The texts as what is compared; equal words have equal numbers within one call."""
@@ -162,6 +150,15 @@ def answer_correctness(
     return [float(r and not t) for r, t in zip(right, cut_off, strict=True)]
 
 
+def calibrated(
+    reward: StepReward, expert_actions: Sequence[str], trajectory_ids: Sequence[str], seed: int
+) -> StepReward:
+    """The reward with its floor measured, if its options ask for that."""
+    if not reward.options.calibrated:
+        return reward
+    return replace(reward, floor=unrelated_similarity(reward, expert_actions, trajectory_ids, seed))
+
+
 def unrelated_similarity(
     reward: StepReward, expert_actions: Sequence[str], trajectory_ids: Sequence[str], seed: int, n_pairs: int = 1000
 ) -> float:
@@ -207,6 +204,32 @@ def one_spelling(text: str) -> str:
 def _parse(completions: Sequence[Any], truncated: Sequence[bool] | None) -> list[Completion]:
     cut_off = truncated or [False] * len(completions)
     return [parse_completion(completion_text(c), truncated=t) for c, t in zip(completions, cut_off, strict=True)]
+
+
+def _copied(text: Elements, context: Elements) -> float:
+    """The share of a text that also stands, in this order, in the context."""
+    return matched(text, context) / len(text) if text else 0.0
+
+
+def _log_metrics(
+    log_metric: Callable[[str, float], None], parsed: list[Completion], experts: list[str], similarities: list[float]
+) -> None:
+    for completion, expert, similarity in zip(parsed, experts, similarities, strict=True):
+        log_metric("format_error_rate", float(completion.format_error is not None))
+        log_metric("exact_step_rate", float(completion.action == expert))
+        if not completion.format_error:
+            log_metric("step_similarity", similarity)
+
+
+def _log_rollouts(
+    log_extra: Callable[[str, list[Any]], None], parsed: list[Completion], columns: dict[str, Sequence[Any]]
+) -> None:
+    log_extra("thought", [p.thought for p in parsed])
+    log_extra("action", [p.action for p in parsed])
+    log_extra("format_error", [p.format_error for p in parsed])
+    for name in ("trajectory_id", "step_index", "expert_action", "expert_logprob_gain"):
+        if name in columns:
+            log_extra(name, list(columns[name]))
 
 
 def _logistic(x: float) -> float:

@@ -34,7 +34,7 @@ from srl.errors import UserError
 from srl.progress import RunProgress
 from srl.prompts import format_completion
 from srl.recipe import Recipe, Reward, suggest
-from srl.rewards import StepReward, answer_correctness, format_penalty, unrelated_similarity
+from srl.rewards import StepReward, answer_correctness, calibrated, format_penalty
 from srl.run_folder import last_checkpoint, open_run, resolve_model, write_run_facts
 from srl.trainer import SRLConfig, SRLTrainer
 
@@ -58,7 +58,10 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     if not train_rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
-    step_reward = build_step_reward(recipe, train_rows, tokenizer) if recipe.stage == "srl" else None
+    step_reward = None
+    if recipe.stage == "srl":
+        step_reward = StepReward(recipe.reward, tokenize=partial(tokenizer.encode, add_special_tokens=False))
+        step_reward = calibrated(step_reward, train_rows["expert_action"], train_rows["trajectory_id"], recipe.seed)
 
     checkpoint = None
     with processes.main_process_first():
@@ -253,15 +256,6 @@ def _trl_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
         if name in ours & set(options):
             raise UserError(f"[trl] `{name}` has its own place in the recipe; set it there")
     return recipe.trl
-
-
-def build_step_reward(recipe: Recipe, train_rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> StepReward:
-    """The recipe's reward for steps, calibrated on the training rows if it asks for that."""
-    reward = StepReward(recipe.reward, tokenize=partial(tokenizer.encode, add_special_tokens=False))
-    if not recipe.reward.calibrated:
-        return reward
-    floor = unrelated_similarity(reward, train_rows["expert_action"], train_rows["trajectory_id"], recipe.seed)
-    return dataclasses.replace(reward, floor=floor)
 
 
 def build_trainer(
