@@ -145,7 +145,7 @@ def test_what_is_compared():
         (r"so \(x\) is", "so $x$ is", True),
         ("so\n\\[\nx\n\\]", "so $$ x $$", True),
         (r"a \geq b\quad c", r"a \ge b c", True),
-        (r"x \\[2pt] y", "x $2pt] y", False),  # a line break, not the start of a formula
+        (r"x \\[2pt] y", r"x \$2pt] y", False),  # a line break, not the start of a formula
         (r"\$5", "$5", False),
         (r"\leftarrow", r"\rightarrow", False),
         (r"a \cdot b", r"a \times b", False),

@@ -248,9 +248,8 @@ def test_a_group_is_informative_if_what_trl_normalizes_spreads(tiny_model, tmp_p
 
 def test_the_gain_of_a_thought_is_the_models_own(tiny_model, tmp_path):
     """Against one plain forward pass per sequence, without padding or batches."""
-    trainer = trainer_on(tiny_model, tmp_path, temperature=0.7)
-    tokenizer, model = trainer.processing_class, trainer.model.eval()
-    trainer.num_generations_eval = 2
+    trainer = trainer_on(tiny_model, tmp_path, temperature=0.7, num_generations=2)
+    tokenizer, model = trainer.processing_class, trainer.model
     thoughts, expert = ["six", "six and seven, seven", "", "2"], ["add 2", "add 2", "take 12 away", "take 12 away"]
     prompts = [rows()[i]["prompt"] for i in (0, 0, 17, 17)]
     given = [{"expert_action": action, "truncated": False} for action in expert]
@@ -265,6 +264,8 @@ def test_the_gain_of_a_thought_is_the_models_own(tiny_model, tmp_path):
         return (logits / 0.7).log_softmax(-1)[range(len(action_ids)), action_ids].mean().item()
 
     gains = trainer._expert_logprob_gains(given, prompts, completions)
+    model.eval()  # each row by itself
+    assert trainer._expert_logprob_gains(given, prompts, completions) == pytest.approx(gains, abs=1e-5)
     direct = [
         logprob(prompt, thought, action) - logprob(prompt, "", action)
         for prompt, thought, action in zip(prompts, thoughts, expert, strict=True)

@@ -256,7 +256,8 @@ class SRLTrainer(GRPOTrainer):
 
         A malformed completion counts as an empty thought: every process makes the same number of passes.
         """
-        group_size = self.num_generations if self.model.training else self.num_generations_eval
+        # In training a process holds whole groups, with one prompt each; in evaluation that is not sure.
+        group_size = self.num_generations if self.model.training else 1
         thoughts = [
             parse_completion(completion_text(completion), truncated=row["truncated"]).thought
             for completion, row in zip(completions, rows, strict=True)
