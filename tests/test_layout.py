@@ -18,7 +18,7 @@ ORDER = [
     {"tiny", "show"},
     {"prepare", "recipe"},
     {"rewards", "run_folder"},
-    {"trainer", "progress"},
+    {"trainer", "progress", "rows"},
     {"train"},
     {"sample", "demo"},
     {"cli"},
@@ -55,7 +55,7 @@ def test_imports_run_one_way():
 
 def test_trl_and_torch_stay_in_their_rooms():
     heavy = {"torch", "trl", "transformers", "datasets", "peft", "accelerate"}
-    rooms = {"trainer", "train", "progress", "sample"}
+    rooms = {"trainer", "train", "rows", "progress", "sample"}
     for name, tree in modules():
         top_level = {
             alias.name.partition(".")[0]

@@ -14,8 +14,8 @@ from rich.text import Text
 from transformers import AutoModelForCausalLM
 
 from srl.prompts import SEPARATOR, STEP_SYSTEM_PROMPT, Completion, parse_completion, step_prompt
+from srl.rows import load_tokenizer
 from srl.run_folder import resolve_model
-from srl.train import load_tokenizer
 
 
 def sample(

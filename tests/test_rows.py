@@ -1,4 +1,4 @@
-"""What `srl train` makes of a data folder and a recipe, before any training."""
+"""What `srl train` makes of a data folder, before any training."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from srl.errors import UserError
 from srl.recipe import Data, Model, Recipe, Sft
-from srl.train import load_rows, load_tokenizer
+from srl.rows import load_rows, load_tokenizer
 
 
 def recipe(data, stage="srl", target="steps", **limits):

@@ -1,0 +1,105 @@
+"""A data folder -> the rows that a stage's trainer takes, checked against the tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Value
+from datasets.exceptions import DatasetGenerationError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from srl.errors import UserError
+from srl.prompts import format_completion
+from srl.recipe import Recipe
+
+_TEXT = Value("string")
+_PROMPT = [{"role": _TEXT, "content": _TEXT}]
+FEATURES = {
+    "steps": {
+        "trajectory_id": _TEXT,
+        "step_index": Value("int64"),
+        "prompt": _PROMPT,
+        "expert_action": _TEXT,
+        "next_title": _TEXT,
+        "thought": _TEXT,
+    },
+    "problems": {"trajectory_id": _TEXT, "prompt": _PROMPT, "answer": _TEXT, "solution": _TEXT},
+}
+"""The columns of the two kinds of rows. Guessed types would break where a column is empty for the first 10 MB."""
+
+
+def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; refuses one that cannot render our conversations."""
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    if tokenizer.chat_template is None:
+        raise UserError(f"{model_path}: its tokenizer has no chat template; use an instruction-tuned model or add one")
+    opening = tokenizer.apply_chat_template(
+        [{"role": "user", "content": ""}], add_generation_prompt=True, tokenize=False
+    )
+    if opening.rstrip().endswith("<think>"):
+        raise UserError(
+            f"{model_path}: its chat template opens <think> itself, so every completion would lack the tag; "
+            "use a template that ends with the assistant's turn"
+        )
+    return tokenizer
+
+
+def load_rows(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
+    """The rows of one split in the shape that the stage's trainer takes; None if there is no such split.
+
+    Memory-mapped: memory does not grow with their number.
+    """
+    kind = "steps" if recipe.stage == "srl" or (recipe.stage, recipe.sft.target) == ("sft", "steps") else "problems"
+    path = recipe.data.path / f"{split}.{kind}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; write it first: srl steps SOLUTIONS --out {recipe.data.path}")
+    if path.stat().st_size == 0:
+        return None
+    try:
+        rows = Dataset.from_json(str(path), features=Features(FEATURES[kind]))
+    except DatasetGenerationError as error:
+        raise UserError(f"{path}: expected rows as `srl steps` writes them; {error.__cause__}".split("\n")[0]) from None
+    if recipe.stage == "rlvr":
+        rows = _with_known_answer(rows, path)
+    rows = _within_length(rows, recipe, tokenizer, path)
+    if recipe.stage == "sft":
+        rows = rows.map(_sft_row, remove_columns=rows.column_names)
+    limit = recipe.validation.max_rows if split == "validation" else 0
+    return rows.select(range(min(limit, len(rows)))) if limit else rows
+
+
+def _sft_row(row: dict[str, Any]) -> dict[str, Any]:
+    target = row["solution"] if "solution" in row else format_completion(row["thought"], row["expert_action"])
+    return {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": target}]}
+
+
+def _with_known_answer(rows: Dataset, path: Path) -> Dataset:
+    known = rows.filter(lambda row: row["answer"] is not None)
+    if not known:
+        raise UserError(f"{path}: none of {len(rows)} problems has a known answer; give srl steps an --answer-field")
+    if len(known) < len(rows):
+        print(f"{path}: {len(rows) - len(known)} of {len(rows)} problems have no known answer and are left out")
+    return known
+
+
+def _within_length(rows: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, path: Path) -> Dataset:
+    """Check every prompt's length: cutting one silently would change the question."""
+    limit = recipe.data.max_prompt_length
+
+    def lengths(batch: dict[str, list[Any]]) -> dict[str, list[int]]:
+        prompts = tokenizer.apply_chat_template(batch["prompt"], add_generation_prompt=True, return_dict=True)
+        return {"length": [len(ids) for ids in prompts["input_ids"]]}
+
+    all_lengths = rows.map(lengths, batched=True, remove_columns=rows.column_names)["length"]
+    fitting = [index for index, length in enumerate(all_lengths) if length <= limit]
+    n_long = len(rows) - len(fitting)
+    if n_long and not recipe.data.drop_long_prompts:
+        line = next(i for i, length in enumerate(all_lengths) if length > limit) + 1
+        raise UserError(
+            f"{path}:{line}: a prompt of {all_lengths[line - 1]} tokens, the limit is {limit} ({n_long} of {len(rows)} "
+            "are longer); raise data.max_prompt_length or set data.drop_long_prompts"
+        )
+    if n_long:
+        print(f"{path}: {n_long} of {len(rows)} prompts are longer than {limit} tokens and are left out")
+    return rows.select(fitting) if n_long else rows
