@@ -61,6 +61,16 @@ def test_a_correctness_column_decides_where_given(tmp_path):
     assert (report.kept, report.dropped) == (3, {"wrong final answer": 3})
 
 
+def test_null_means_not_known(tmp_path):
+    rows = [
+        {"problem": "1?", "solution": None, "gold": "1", "ok": True},
+        {"problem": "2?", "solution": solution(2), "gold": None, "ok": None},
+    ]
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    report = prepare(tmp_path / "s.jsonl", tmp_path / "out", Columns(answer="gold", correct="ok"), ALL)
+    assert (report.kept, report.answers_checked, report.dropped) == (1, 0, {"empty solution": 1})
+
+
 def test_problems_are_joined_by_id(tmp_path):
     write_jsonl(tmp_path / "s.jsonl", [{"id": 7, "answer": solution(2)}])
     write_jsonl(tmp_path / "p.jsonl", [{"id": 7, "problem": "1+1?", "target": "2"}])
@@ -100,6 +110,7 @@ def test_json_parquet_and_srls_own_rows_read_alike(tmp_path):
     assert actions == [step.action for step in trajectory.steps]
 
 
+STEPS = '"solution": "1. **a** b\\n2. **c** d"'
 BAD = {
     "missing": (None, "no such file"),
     "empty.jsonl": ("", "no rows"),
@@ -118,6 +129,8 @@ BAD = {
     "notext.jsonl": ('{"problem": "x", "steps": [{"action": " "}]}\n', "notext.jsonl:1, step 1: expected an object"),
     "key.jsonl": ('{"problem": "x", "steps": [{"action": "y", "acton": "z"}]}\n', "unknown key `acton`"),
     "title.jsonl": ('{"problem": "x", "steps": [{"action": "y", "title": "z"}]}\n', "must start a line of `action`"),
+    "half.jsonl": (f'{{"problem": "\\ud800", {STEPS}}}\n', "half.jsonl:1: '\\ud800' is half a character"),
+    "noproblem.jsonl": (f'{{"problem": null, {STEPS}}}\n', "expected text in `problem`, found None"),
     "nothing.jsonl": ('{"problem": "x", "solution": "y"}\n', "none of 1 trajectories can be used (1 × no"),
 }  # fmt: skip
 

@@ -124,15 +124,19 @@ def prepare(
             )
         }
 
-        def write(name: str, row: dict[str, Any]) -> None:
-            writers[name].write(json.dumps(row, ensure_ascii=False) + "\n")
+        def write(name: str, row: dict[str, Any], where: str) -> None:
+            try:
+                writers[name].write(json.dumps(row, ensure_ascii=False) + "\n")
+            except UnicodeEncodeError as error:
+                character = error.object[error.start]
+                raise UserError(f"{where}: {character!r} is half a character, which no text file can hold") from None
 
         found = read_trajectories(source, columns, _by_id(problems) if problems else None, report)
         for item in _checked(found, keep_wrong=options.keep_wrong):
             report.read += 1
             if isinstance(item, Dropped):
                 report.dropped[item.reason] += 1
-                write("dropped", item._asdict())
+                write("dropped", item._asdict(), item.where)
                 continue
             split = "validation" if is_held_out(item.problem, options.hold_out, options.seed) else "train"
             instances = list(
@@ -144,8 +148,8 @@ def prepare(
                 )
             )
             for instance in instances:
-                write(f"{split}.steps", step_row(instance))
-            write(f"{split}.problems", problem_row(item, options.answer_system_prompt))
+                write(f"{split}.steps", step_row(instance), item.metadata["where"])
+            write(f"{split}.problems", problem_row(item, options.answer_system_prompt), item.metadata["where"])
             report.count(item, split, len(instances))
         if not report.kept:
             reasons = ", ".join(f"{count} × {reason}" for reason, count in report.dropped.most_common())

@@ -53,26 +53,31 @@ class Columns:
 
 
 def read_solution(row: Row, columns: Columns, trajectory_id: str) -> Trajectory:
-    """One row as a trajectory; `verified` as far as a correctness column says.
+    """One row as a trajectory; `verified` as far as a correctness column says. Null means: not known.
 
     Raises:
         UserError: a named field is missing or not text.
         NotNumbered: the solution is not in numbered steps.
     """
-    cut = cut_steps(_text(row, columns.solution))
+    cut = cut_steps(_text(row, columns.solution) or "")
+    problem, answer = _text(row, columns.problem), _text(row, columns.answer) if columns.answer else None
+    if not problem or not problem.strip():
+        raise UserError(f"{row.where}: expected text in `{columns.problem}`, found {problem!r}")
     return Trajectory(
         id=trajectory_id,
-        problem=_text(row, columns.problem).strip(),
+        problem=problem.strip(),
         steps=cut.steps,
-        answer=_text(row, columns.answer).strip() if columns.answer else None,
+        answer=answer.strip() if answer else None,
         verified=_verdict(row, columns.correct) if columns.correct else None,
         conclusion=cut.conclusion,
         metadata={"where": row.where, "family": cut.family},
     )
 
 
-def _text(row: Row, field: str | None) -> str:
+def _text(row: Row, field: str | None) -> str | None:
     value = _value(row, field)
+    if value is None:
+        return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
@@ -80,7 +85,9 @@ def _text(row: Row, field: str | None) -> str:
     return value
 
 
-def _verdict(row: Row, field: str) -> bool:
+def _verdict(row: Row, field: str) -> bool | None:
+    if _value(row, field) is None:
+        return None
     value = str(_value(row, field)).strip().lower()
     if value not in RIGHT + WRONG:
         raise UserError(f"{row.where}: expected {'/'.join(RIGHT)} or {'/'.join(WRONG)} in `{field}`, found {value!r}")
