@@ -90,6 +90,13 @@ def test_an_empty_validation_part_is_none(tmp_path, tokenizer):
     assert load_rows(recipe(tmp_path), "validation", tokenizer) is None
 
 
+def test_a_model_that_is_not_there_is_one_line(tmp_path):
+    for name in ("nobody/nothing", str(tmp_path)):
+        with pytest.raises(UserError, match="no tokenizer could be loaded") as error:
+            load_tokenizer(name)
+        assert "\n" not in str(error.value)
+
+
 def test_a_template_that_opens_the_thought_is_refused(tiny_model, tmp_path):
     import shutil
 

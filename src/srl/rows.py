@@ -31,7 +31,10 @@ FEATURES = {
 
 def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; refuses one that cannot render our conversations."""
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path)
+    except (OSError, ValueError) as error:  # not on the Hub, no network, no tokenizer in the folder
+        raise UserError(f"{model_path}: no tokenizer could be loaded: {str(error).strip().splitlines()[0]}") from None
     if tokenizer.chat_template is None:
         raise UserError(f"{model_path}: its tokenizer has no chat template; use an instruction-tuned model or add one")
     opening = tokenizer.apply_chat_template(
