@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from threads, processes lose by them
 os.environ.setdefault("HF_DATASETS_CACHE", "/tmp/srl-tests-datasets")
 
 
