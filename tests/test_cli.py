@@ -165,6 +165,18 @@ def test_sft_in_both_forms(tiny_model, tiny_data, tmp_path, target):
     assert losses[-1] < losses[0]
 
 
+def test_without_held_out_problems_the_last_model_is_kept(tiny_model, tiny_data, tmp_path):
+    data = tmp_path / "steps"
+    data.mkdir()
+    (data / "train.steps.jsonl").write_text((tiny_data / "train.steps.jsonl").read_text())
+    (data / "validation.steps.jsonl").write_text("")
+    recipe = write_recipe(tmp_path / "r.toml", stage="sft", model=tiny_model, data=data, trl="max_length = 64")
+    done = srl("train", recipe)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "no held-out problems; the model will be the last one" in done.stdout
+    assert same(weights(tmp_path / "r/model"), weights(tmp_path / "r/checkpoint-4"))
+
+
 def first_eval_loss(run):
     return next(line["eval_loss"] for line in metrics(run) if "eval_loss" in line)
 

@@ -55,6 +55,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     eval_rows = load_rows(recipe, "validation", tokenizer) if recipe.validation.eval_steps else None
     if not train_rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
+    if recipe.validation.eval_steps and not eval_rows and processes.is_main_process:
+        print(f"{recipe.data.path}: no held-out problems; the model will be the last one, not the best")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
     step_reward = None
     if recipe.stage == "srl":
@@ -123,7 +125,9 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
             "metric_for_best_model": "eval_loss" if recipe.stage == "sft" else "eval_reward",
             "greater_is_better": recipe.stage != "sft",
         }
-    if recipe.stage != "sft":
+    if recipe.stage == "sft":
+        options |= {"max_length": None}  # prompts are checked, not cut
+    else:
         options |= rollout.model_dump(exclude={"prompts_per_step"})
         options |= {"num_generations_eval": validation.num_generations}
         options |= {"expert_logprob_gain": recipe.reward.expert_logprob_weight > 0}
@@ -172,7 +176,7 @@ def build_trainer(
         "callbacks": [RunProgress(recipe.output_dir)],
     }
     if recipe.stage == "sft":
-        trainer = SFTTrainer(args=SFTConfig(**options, max_length=None), **common)
+        trainer = SFTTrainer(args=SFTConfig(**options), **common)
     else:
         rewards: list[Any] = [step_reward or answer_correctness]
         if recipe.reward.format_term == "separate":
