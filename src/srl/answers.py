@@ -17,16 +17,11 @@ TIMEOUT_SECONDS = 10.0
 MEMORY_BYTES = 4 * 2**30
 
 
-def is_correct(text: str, answer: str) -> bool:
-    """Whether the final answer in `text` (a whole solution) equals the known `answer`.
+def are_correct(texts: list[str], answers: list[str]) -> list[bool]:
+    """Whether the final answer in each text (a whole solution) equals the known one; in parallel on all cores.
 
     A text without an answer, or one that takes over 10 s or 4 GiB to compare, is wrong.
     """
-    return are_correct([text], [answer])[0]
-
-
-def are_correct(texts: list[str], answers: list[str]) -> list[bool]:
-    """`is_correct` for many pairs, in parallel on all cores."""
     pending = [
         _pool().schedule(_verify, args=pair, timeout=TIMEOUT_SECONDS) for pair in zip(texts, answers, strict=True)
     ]

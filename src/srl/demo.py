@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from srl.files import check_output_folder, new_folder, write_jsonl
+from srl.files import new_folder, write_jsonl
 from srl.formats.native import native_row
 from srl.formats.solutions import Columns
 from srl.prepare import StepOptions, prepare
@@ -37,13 +37,13 @@ def demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> None:
     Raises:
         UserError: `out` is not empty and `overwrite` is False.
     """
-    check_output_folder(out, overwrite=overwrite, marker="expert.jsonl")
-    from srl.train import train
-
-    print("1/3  a tiny Qwen2 model and its data", flush=True)
     with new_folder(out, overwrite=overwrite, marker="expert.jsonl") as folder:
+        print("1/3  a tiny Qwen2 model and its data", flush=True)
         write_model(folder / "model", seed)
         write_data(folder, seed)
+
+    from srl.train import train
+
     print("2/3  base model: single operations in random order (SFT)", flush=True)
     train(_recipe("tiny-base", out, model=out / "model", data="student", seed=seed))
     print("3/3  SRL on the expert's steps", flush=True)

@@ -311,15 +311,15 @@ class SRLTrainer(GRPOTrainer):
 
     def _add_to_rollout_table(self, groups: list[_Group]) -> None:
         """Rollouts that are not trained on belong into the table too, with advantage 0."""
-        rollouts = [(group, i) for group in groups for i in range(self.num_generations)]
-        self._logs["prompt"].extend(gather_object([group.rows[i]["prompt"] for group, i in rollouts]))
-        self._logs["completion"].extend(gather_object([group.generated[i][2] for group, i in rollouts]))
+        self._logs["prompt"].extend(gather_object([row["prompt"] for group in groups for row in group.rows]))
+        self._logs["completion"].extend(gather_object([rollout[2] for group in groups for rollout in group.generated]))
         self._logs["advantages"].extend([0.0] * (len(self._logs["prompt"]) - len(self._logs["advantages"])))
         for f, name in enumerate(self.reward_func_names):
-            self._logs["rewards"][name].extend(gather_object([group.rewards_GF[i, f].item() for group, i in rollouts]))
+            rewards = [reward for group in groups for reward in group.rewards_GF[:, f].tolist()]
+            self._logs["rewards"][name].extend(gather_object(rewards))
+        tables = [group.table_columns(kept=False) for group in groups]
         for column in sorted(self._logs["extra"]):
-            values = [group.table_columns(kept=False)[column][i] for group, i in rollouts]
-            self._logs["extra"][column].extend(gather_object(values))
+            self._logs["extra"][column].extend(gather_object([value for table in tables for value in table[column]]))
 
     @contextmanager
     def _no_rollout_table(self) -> Iterator[None]:

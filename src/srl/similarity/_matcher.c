@@ -286,6 +286,15 @@ static void push_box(Matcher *m, Box box)
         m->boxes[m->box_count++] = box;
 }
 
+/* Takes the block of that length at a[i] and b[j], the first that is left in rest: what lies before it becomes a
+ * box of its own, and rest what lies after it. */
+static void take_block(Matcher *m, Box *rest, int32_t i, int32_t j, int32_t length)
+{
+    push_box(m, (Box){rest->a_start, i, rest->b_start, j, length - 1});
+    rest->a_start = i + length;
+    rest->b_start = j + length;
+}
+
 /* ----------------------------------------------------------------------------------------- wide boxes */
 
 /* Puts the runs of 2^level elements between start and end that bear a mark, or a later one, into runs. */
@@ -373,9 +382,7 @@ static int32_t match_wide_box(Matcher *m, const Box *box)
         if (*first == NONE)
             continue;
         const int32_t i = a->position[r], j = b->position[*first];
-        push_box(m, (Box){rest.a_start, i, rest.b_start, j, length - 1});
-        rest.a_start = i + length;
-        rest.b_start = j + length;
+        take_block(m, &rest, i, j, length);
         matched += length;
     }
     push_box(m, rest);
@@ -458,9 +465,7 @@ static int32_t match_narrow_box(Matcher *m, const Box *box)
         if (i < rest.a_start || !usable)
             continue;
         const int32_t j = box->b_start + lowest_bit(usable) - length + 1;
-        push_box(m, (Box){rest.a_start, i, rest.b_start, j, length - 1});
-        rest.a_start = i + length;
-        rest.b_start = j + length;
+        take_block(m, &rest, i, j, length);
         matched += length;
     }
     push_box(m, rest);
