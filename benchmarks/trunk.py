@@ -10,7 +10,7 @@ that it added to the loaded model. All go through the trainer's method that TRL'
     padded      plain TRL 1.16: micro-batches of 8 shuffled rows, padded to the longest prompt
     rows        the same, the 8 rows of one prompt at a time: no padding
     prompt      ours, shared among the samples of a prompt
-    trajectory  ours, shared across the steps too, the whole trajectory in one pass
+    trajectory  ours, shared across the steps too, the whole trajectory in one pass (where nothing is shared, TRL's)
     halves      the same in two passes, for memory
     floor       a forward and backward pass over as many tokens as are unique, plus the needed attention pairs
 """
@@ -217,8 +217,10 @@ def micro_batches(shape: Shape, variant: str, n_rows: int) -> tuple[list[list[in
         few = batches[2::5] if shape.trunk >= 2000 else batches
     elif variant == "halves":
         few = batches = [list(range(n_rows // 2)), list(range(n_rows // 2, n_rows))]
-    else:
+    elif shape.problem:
         few = batches = [list(range(n_rows))]
+    else:  # nothing to gain from a longer pass: TRL's
+        few = batches = [list(range(i, i + MICRO_BATCH)) for i in range(0, n_rows, MICRO_BATCH)]
     return few, sum(map(len, few)) / n_rows
 
 

@@ -1,4 +1,4 @@
-"""The command line: `srl steps | train | plan | sample | evaluate | compare | report | demo | tiny | doctor`.
+"""The command line; `srl --help` lists the commands.
 
 Every command is a thin call into one module. Heavy imports (torch, trl) stand inside the commands that need them,
 so that `--help` answers at once.
@@ -6,6 +6,7 @@ so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,20 +224,44 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """Train all arms of an experiment, several at a time, and compare them on problems that none of them saw."""
+
+    experiment: tyro.conf.Positional[Path]
+    """An experiment file, or the name of one of srl's own: paper-tiny, demo."""
+    out: Path | None = None
+    """The folder for everything; runs/NAME if it is not given. What has ended there is not done again."""
+    seeds: int = 5
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Runs at a time, one core each."""
+    overwrite: bool = False
+    """Delete an earlier experiment in the same folder."""
+
+    def run(self) -> None:
+        """Run the experiment."""
+        from srl.experiment import experiment
+
+        if self.seeds < 1 or self.jobs < 1:
+            raise UserError("--seeds and --jobs must be 1 or more")
+        out = self.out or Path("runs") / self.experiment.stem
+        experiment(self.experiment, out, n_seeds=self.seeds, n_jobs=self.jobs, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True)
 class Demo:
-    """Train a tiny base model and then SRL on it, on a CPU, and compare before and after."""
+    """The experiment `demo`: a tiny base model, then SFT, RLVR, SRL, and SRL with RLVR after it, on a CPU."""
 
     out: Path = Path("runs/demo")
-    """The folder for data, models and runs."""
-    seed: int = 0
+    """The folder for everything. What has ended there is not done again."""
+    seeds: int = 1
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Runs at a time, one core each."""
     overwrite: bool = False
-    """Replace an earlier demo in the same folder."""
+    """Delete an earlier demo in the same folder."""
 
     def run(self) -> None:
         """Run the whole demo."""
-        from srl.demo import demo
-
-        demo(self.out, seed=self.seed, overwrite=self.overwrite)
+        Experiment(Path("demo"), self.out, self.seeds, self.jobs, self.overwrite).run()
 
 
 @dataclass(frozen=True)
@@ -291,6 +316,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Experiment, tyro.conf.subcommand("experiment")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Tiny, tyro.conf.subcommand("tiny")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
@@ -311,7 +337,7 @@ def main(arguments: list[str] | None = None) -> None:
                 Command,
                 args=arguments,
                 prog="srl",
-                description=__doc__.splitlines()[0],
+                description="Supervised Reinforcement Learning: teach a small model to reason from expert steps.",
             )
         command.run()
     except UserError as error:

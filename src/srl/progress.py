@@ -40,13 +40,17 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class RunProgress(TrainerCallback):
-    """A bar with ETA on a terminal, plain lines otherwise; every logged metric to metrics.jsonl. Rank 0 only."""
+    """A bar with ETA on a terminal, plain lines otherwise; every logged metric to metrics.jsonl. Rank 0 only.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    On all ranks it also ends the run, with evaluation and checkpoint as they are due, once `max_num_tokens` are used.
+    """
+
+    def __init__(self, folder: Path, max_num_tokens: int = 0) -> None:
+        self.folder, self.max_num_tokens = folder, max_num_tokens
         self.bar: Progress | None = None
         self.started = self.last_line = 0.0
         self.first_step = 0
+        self.share_of_tokens = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock, and the bar on a terminal."""
@@ -55,7 +59,7 @@ class RunProgress(TrainerCallback):
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=Console())
             self.bar.start()
-            self.bar.add_task("", total=state.max_steps, completed=state.global_step)
+            self.bar.add_task("", total=None if self.max_num_tokens else state.max_steps, completed=state.global_step)
 
     def on_log(
         self,
@@ -66,6 +70,12 @@ class RunProgress(TrainerCallback):
         **_: Any,
     ) -> None:
         """Keep the metrics; show the few that tell how it goes."""
+        if self.max_num_tokens and "loss" in logs:  # of a step; TRL counts alike on all ranks
+            self.share_of_tokens = logs["num_tokens"] / self.max_num_tokens
+            if self.share_of_tokens >= 1:
+                control.should_training_stop = True
+                control.should_evaluate = args.eval_strategy != "no"
+                control.should_save = args.save_strategy != "no"
         if not state.is_world_process_zero:
             return
         append_metrics(self.folder, {"step": state.global_step, **logs})
@@ -75,7 +85,10 @@ class RunProgress(TrainerCallback):
         if self.bar and evaluated:
             self.bar.console.print(f"step {state.global_step}: {', '.join(shown)}")
         elif self.bar:
-            self.bar.update(self.bar.tasks[0].id, completed=state.global_step, description=", ".join(shown))
+            total = round(state.global_step / self._share_done(state))
+            self.bar.update(
+                self.bar.tasks[0].id, completed=state.global_step, total=total, description=", ".join(shown)
+            )
         elif shown and (evaluated or self._is_due(state)):
             print(
                 f"step {state.global_step}/{state.max_steps}  {', '.join(shown)}{self._remaining(state)}",
@@ -94,8 +107,12 @@ class RunProgress(TrainerCallback):
         return due
 
     def _remaining(self, state: TrainerState) -> str:
-        done = state.global_step - self.first_step
-        if not done or done >= state.max_steps - self.first_step:
+        share, before = self._share_done(state), self.first_step / state.max_steps
+        if share >= 1 or state.global_step == self.first_step:
             return ""
-        seconds = (time.monotonic() - self.started) / done * (state.max_steps - state.global_step)
+        seconds = (time.monotonic() - self.started) / (share - before) * (1 - share)
         return f"  {timedelta(seconds=round(seconds))} left"
+
+    def _share_done(self, state: TrainerState) -> float:
+        """By steps or by tokens, whichever will end the run first."""
+        return max(state.global_step / state.max_steps, self.share_of_tokens)

@@ -56,6 +56,11 @@ class Optim(_Table):
     max_grad_norm: float = Field(1.0, gt=0)
     num_train_epochs: float = Field(30, gt=0, description="Passes over the data; refills are not counted.")
     max_steps: int = Field(-1, description="Optimizer steps; overrides num_train_epochs if positive.")
+    max_num_tokens: int = Field(
+        0,
+        ge=0,
+        description="Also end after so many tokens, prompts and refills included (TRL's num_tokens); 0: no limit.",
+    )
     per_device_train_batch_size: int = Field(8, ge=1, description="Rows in one forward and backward pass.")
 
 
@@ -173,7 +178,8 @@ def read_recipe(path: Path) -> Recipe:
     elif packaged.is_file():
         text = packaged.read_text(encoding="utf-8")
     else:
-        names = sorted(f.name.removesuffix(".toml") for f in (resources.files("srl") / "recipes").iterdir())
+        files = (resources.files("srl") / "recipes").iterdir()
+        names = sorted(file.name.removesuffix(".toml") for file in files if file.is_file())
         raise UserError(f"{path}: no such recipe file; or one of srl's own: {', '.join(names)}")
     try:
         values = tomllib.loads(text)

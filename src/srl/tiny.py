@@ -1,9 +1,10 @@
 """The embedded setting: a tiny Qwen2 model, its tokenizer, and a domain with a symbolic expert.
 
-The domain is arithmetic modulo 5 on expressions such as `2+3*4-1`, one operation per step, its result
-written in place: `2+__2-1`. The expert multiplies first and otherwise goes from left to right; a student
-that reduces operations in random order has every single skill and the wrong plan, which is the case SRL is
-made for. Nothing is downloaded.
+The domain is arithmetic modulo 5 on expressions such as `2+3*4-1`, one operation per step, its result written in
+place: `2+__2-1`. The expert multiplies first and otherwise goes from left to right; the answer is the list of all
+results in that order, so that it cannot be guessed. The expert writes results only: which operation it was and how
+it comes out are worked out in thought. A student that reduces operations in random order has every single skill and
+the wrong plan, which is the case SRL is made for. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srl.prompts import SEPARATOR, answer_prompt, format_completion, step_prompt
 from srl.records import Step, Trajectory
 
 if TYPE_CHECKING:
@@ -65,29 +67,37 @@ def reduce_at(expression: str, sign: int) -> tuple[str, str]:
     )
 
 
-def solve(problem: str, rng: random.Random | None = None) -> Trajectory:
-    """The expert's trajectory, or with `rng` the aimless student's: random order, with its thoughts.
+def solve(problem: str, rng: random.Random | None = None, *, thoughts: bool = False) -> Trajectory:
+    r"""The expert's trajectory, or with `rng` one in random order; with what the student thinks, if wanted.
 
-    >>> [step.action for step in solve("2+3*4").steps]
-    ['1. **Multiply**\\n3*4=2, leaving 2+__2', '2. **Add**\\n2+2=4, leaving ____4']
+    >>> for step in solve("2+3*4", thoughts=True).steps: print(step.thought, repr(step.action))
+    3*4=2 '1. **Multiply**\n2+__2, so far 2'
+    2+2=4 '2. **Add**\n____4, so far 24'
+    24 '3. **Answer**\n\\boxed{24}'
     """
     steps: list[Step] = []
-    expression = problem
+    expression, results = problem, ""
     while left := signs(expression):
         sign = rng.choice(left) if rng else expert_choice(expression)
         title = f"{len(steps) + 1}. **{OPERATIONS[expression[sign]]}**"
         fact, expression = reduce_at(expression, sign)
-        steps.append(Step(f"{title}\n{fact}, leaving {expression}", title=title, thought=fact if rng else None))
-    answer = expression[-1]
-    return Trajectory(problem, problem, tuple(steps), answer=answer, conclusion=f"Answer: \\boxed{{{answer}}}")
+        results += fact[-1]
+        steps.append(Step(f"{title}\n{expression}, so far {results}", title, thought=fact if thoughts else None))
+    title = f"{len(steps) + 1}. **Answer**"
+    steps.append(Step(f"{title}\n\\boxed{{{results}}}", title, thought=results if thoughts else None))
+    return Trajectory(problem, problem, tuple(steps), answer=results)
+
+
+def thinking_aloud(trajectory: Trajectory) -> dict[str, str]:
+    """The whole solution with its thoughts between the steps, as a row of prompt and completion."""
+    steps = (format_completion(step.thought, step.action) for step in trajectory.steps)
+    return {"prompt": trajectory.problem, "completion": SEPARATOR.join(steps)}
 
 
 def build_tokenizer() -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer with Qwen's word splitting, ChatML and about 320 tokens; always the same."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
-
-    from srl.prompts import answer_prompt, step_prompt
 
     qwen_words = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -106,9 +116,9 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
         "system\n",
         "user\n",
         "assistant\n",
-        "Answer: \\boxed{",
-        ", leaving ",
-        *(f". **{o}**\n" for o in OPERATIONS.values()),
+        "\\boxed{",
+        ", so far ",
+        *(f". **{title}**\n" for title in (*OPERATIONS.values(), "Answer")),
     ]
     prompts = [turn["content"] for turn in answer_prompt("") + step_prompt("", "")]
     tokenizer.train_from_iterator(

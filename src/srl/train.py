@@ -34,7 +34,7 @@ from srl.progress import RunProgress
 from srl.recipe import Recipe, Reward, suggest
 from srl.rewards import StepReward, answer_correctness, calibrated, format_penalty
 from srl.rows import load_rows, load_tokenizer
-from srl.run_folder import last_checkpoint, open_run, resolve_model, write_run_facts
+from srl.run_folder import last_checkpoint, open_run, read_metrics, resolve_model, write_run_facts
 from srl.trainer import SRLConfig, SRLTrainer
 
 
@@ -79,6 +79,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     if checkpoint:
         options |= {"eval_on_start": False}
     trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows, step_reward)
+    if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
+        trainer._total_train_tokens = int(read_metrics(recipe.output_dir)[-1].get("num_tokens", 0))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return save_model(recipe, trainer, model_path, processes)
 
@@ -101,7 +103,7 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
             f"a batch of {batch_rows} rows cannot be shared by {num_processes} process(es) in passes of "
             f"{recipe.optim.per_device_train_batch_size}: it must be a multiple of {rows_per_pass}"
         )
-    options = recipe.optim.model_dump() | {
+    options = recipe.optim.model_dump(exclude={"max_num_tokens"}) | {
         "output_dir": str(recipe.output_dir),
         "seed": recipe.seed,
         "gradient_accumulation_steps": batch_rows // rows_per_pass,
@@ -174,7 +176,7 @@ def build_trainer(
         "eval_dataset": eval_rows,
         "processing_class": tokenizer,
         "peft_config": _lora(recipe) if recipe.model.use_peft else None,
-        "callbacks": [RunProgress(recipe.output_dir)],
+        "callbacks": [RunProgress(recipe.output_dir, recipe.optim.max_num_tokens)],
     }
     if recipe.stage == "sft":
         trainer = SFTTrainer(args=SFTConfig(**options), **common)

@@ -75,6 +75,27 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Estima
     return Estimate(value, _standard_error(differences), low, high)
 
 
+def mean_over_seeds(scores: Sequence[Sequence[float]]) -> Estimate:
+    """The mean of scores (seeds, problems), with its bootstrap interval: a resample draws seeds and problems.
+
+    For scores of one method, or for paired differences of two. A few seeds show less than their true spread: with five,
+    the part of the interval that is due to them is about a tenth too narrow.
+    """
+    import numpy as np
+
+    scores_SP = np.asarray(scores, dtype=float)
+    if scores_SP.min() == scores_SP.max():
+        return paired_difference([0.0] * scores_SP.shape[1], scores_SP[0].tolist())
+    rng = np.random.default_rng(SEED)
+    n_seeds, n_problems = scores_SP.shape
+    means = []
+    for _ in range(RESAMPLES // 1000):
+        seeds_RS = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=1000) / n_seeds
+        problems_RP = rng.multinomial(n_problems, np.full(n_problems, 1 / n_problems), size=1000) / n_problems
+        means.append(np.einsum("rs,sp,rp->r", seeds_RS, scores_SP, problems_RP, optimize=True))
+    return Estimate(float(scores_SP.mean()), None, *_percentiles(np.concatenate(means)))
+
+
 def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
     """Exact two-sided p-value that right and wrong answers (1 and 0) change equally often in both directions."""
     from scipy.stats import binomtest

@@ -1,0 +1,111 @@
+"""An experiment file: which runs there are, and what is compared. TOML; srl's own lie in `srl/recipes/experiments/`.
+
+Stages are recipes of `srl train` with changes. A chain is one stage after another, each starting from the model of
+the one before, the first from the base. An arm is a chain and how its last model is asked.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from srl.errors import UserError
+from srl.recipe import suggest
+
+Chain = tuple[str, ...]
+"""The names of stages; none: the base itself."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Domain(_Table):
+    """How much of the tiny domain (`srl.tiny`) there is."""
+
+    operations: int = Field(5, ge=2, description="In every problem.")
+    student_steps: int = Field(ge=1, description="Trajectories in random order that the base learns step by step.")
+    student_solutions: int = Field(ge=1, description="The same, learned as whole solutions.")
+    expert_problems: int = Field(ge=1, description="That all arms train on.")
+    validation_problems: int = Field(ge=1, description="They choose learning rate and checkpoint.")
+    test_problems: int = Field(ge=1, description="Asked once.")
+
+
+class Stage(_Table):
+    """One training run."""
+
+    recipe: Path = Field(description="A recipe file, or one of srl's own.")
+    data: str = Field(description="The data folder: expert, own-thoughts or holistic (`experiment/data.py`).")
+    learning_rates: tuple[float, ...] = Field(min_length=1, description="To choose from on validation problems.")
+    changes: dict[str, Any] = Field({}, description="Tables of the recipe to overwrite, as they stand there.")
+
+
+class Arm(_Table):
+    """A row of the table."""
+
+    title: str
+    stages: Chain = ()
+    temperature: float = Field(1.0, gt=0, description="Of the sampled test answers.")
+    seeds: int | None = Field(None, ge=1, description="At most so many.")
+
+
+class Experiment(_Table):
+    """An experiment file."""
+
+    title: str
+    domain: Domain
+    base: Path = Field(description="The recipe of the model that all arms start from.")
+    samples: int = Field(0, ge=0, description="Sampled test answers per problem, besides the greedy one.")
+    max_tokens: int = Field(ge=1, description="Of a whole answer; a step may have 40.")
+    stages: dict[str, Stage]
+    arms: dict[str, Arm] = Field(min_length=1)
+    comparisons: tuple[tuple[str, str], ...] = Field((), description="Pairs of arms: is the first better?")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, arm in self.arms.items():
+            for stage in arm.stages:
+                if stage not in self.stages:
+                    raise ValueError(f"arm {name}: no stage `{stage}`{suggest(stage, list(self.stages))}")
+        for name in (name for pair in self.comparisons for name in pair):
+            if name not in self.arms:
+                raise ValueError(f"comparisons: no arm `{name}`{suggest(name, list(self.arms))}")
+        return self
+
+    def chains(self, length: int, seed: int | None = None) -> list[Chain]:
+        """Every chain of so many stages that some arm (with that seed) needs, also on the way to a longer one."""
+        arms = [arm for arm in self.arms.values() if seed is None or arm.seeds is None or seed < arm.seeds]
+        return list(dict.fromkeys(arm.stages[:length] for arm in arms if len(arm.stages) >= length))
+
+    @property
+    def longest_chain(self) -> int:
+        """In stages."""
+        return max(len(arm.stages) for arm in self.arms.values())
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read an experiment file; a bare name such as `paper-tiny` means one that comes with srl.
+
+    Raises:
+        UserError: no such file or name, broken TOML, an unknown key or a wrong value.
+    """
+    folder = resources.files("srl") / "recipes" / "experiments"
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif (folder / f"{path}.toml").is_file():
+        text = (folder / f"{path}.toml").read_text(encoding="utf-8")
+    else:
+        names = sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
+        raise UserError(f"{path}: no such experiment file; or one of srl's own: {', '.join(names)}")
+    try:
+        return Experiment.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "experiment"
+        raise UserError(f"{path}: `{where}`: {problem['msg']}") from None

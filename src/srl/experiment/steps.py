@@ -1,0 +1,33 @@
+"""How a model takes the expert's single steps: what SRL rewards, measured for every arm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from srl.evaluation.huggingface import TransformersEngine
+from srl.rewards import StepReward
+from srl.steps import step_instances
+from srl.tiny import solve
+
+
+def step_scores(model: Path, problems: Sequence[str], max_tokens: int, batch_size: int) -> dict[str, float]:
+    """Of one greedy action after each of the expert's contexts: mean reward, and shares exact and malformed."""
+    instances = [i for problem in problems for i in step_instances(solve(problem), targets="all", system_prompt="")]
+    engine = TransformersEngine(str(model), max_tokens)
+    replies = []
+    for start in range(0, len(instances), batch_size):
+        prompts = [instance.prompt for instance in instances[start : start + batch_size]]
+        replies += engine.generate(prompts, [0] * len(prompts), 0.0)
+    metrics: dict[str, float] = {}
+    rewards = StepReward()(
+        [reply.text for reply in replies],
+        [instance.expert_action for instance in instances],
+        truncated=[reply.truncated for reply in replies],
+        log_metric=metrics.__setitem__,
+    )
+    return {
+        "reward": sum(reward for reward in rewards if reward is not None) / len(instances),
+        "exact": metrics["exact_step_rate"],
+        "malformed": metrics["format_error_rate"],
+    }
