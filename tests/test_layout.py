@@ -40,7 +40,7 @@ ORDER = [
     {"report.runs", "report.evaluations"},
     {"report.rollouts"},
     {"report.page"},
-    {"sample", "demo"},
+    {"sample", "experiment"},
     {"cli"},
 ]
 

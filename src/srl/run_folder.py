@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,12 +165,15 @@ def finished_model(folder: Path) -> Path | None:
 
 
 def resolve_model(name_or_path: str) -> str:
-    """The model to load for a Hub id, a model folder, or a run folder (then its `model/`).
+    """The model to load for a Hub id, a model folder, a run folder (then its `model/`), or the name of srl's own.
 
     Raises:
         UserError: a run folder whose run has not finished; a path that does not exist.
     """
+    own = resources.files("srl") / "models" / name_or_path
     path = Path(name_or_path)
+    if own.is_dir() and not path.exists():
+        return str(own)
     if (path / "run.json").is_file():
         model = finished_model(path)
         if model is None:

@@ -1,15 +1,16 @@
 """The embedded setting: a tiny Qwen2 model, its tokenizer, and a domain with a symbolic expert.
 
 The domain is arithmetic modulo 5 on expressions such as `2+3*4-1`, one operation per step, its result written in
-place: `2+__2-1`. The expert multiplies first and otherwise goes from left to right; the answer is the list of all
+place: `2+2__-1`. The expert multiplies first and otherwise goes from left to right; the answer is the list of all
 results in that order, so that it cannot be guessed. The expert writes results only: which operation it was and how
-it comes out are worked out in thought. A student that reduces operations in random order has every single skill and
-the wrong plan, which is the case SRL is made for. Nothing is downloaded.
+it comes out are worked out in thought. A student that takes operations in random order has every single skill and the
+wrong plan, which is the case SRL is made for. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,50 +38,57 @@ def random_problem(rng: random.Random, n_operations: int = 3) -> str:
     return digits[0] + "".join(rng.choice(list(OPERATIONS)) + digit for digit in digits[1:])
 
 
-def signs(expression: str) -> list[int]:
-    """Where the operations stand that are still to do."""
-    return [index for index, character in enumerate(expression) if character in OPERATIONS]
+def terms(expression: str) -> list[str]:
+    """A number with the sign before it, or the blank that a used one leaves.
+
+    >>> terms("2+3*4-1"), terms("2+2__-1")
+    (['2', '+3', '*4', '-1'], ['2', '+2', '__', '-1'])
+    """
+    return re.findall(r"[-+*]?\d|__", expression)
+
+
+def operations(expression: str) -> list[int]:
+    """Which terms carry an operation that is still to do."""
+    return [place for place, term in enumerate(terms(expression)) if term[0] in OPERATIONS]
 
 
 def expert_choice(expression: str) -> int:
-    """Where the operation stands that is to be done next: the first `*`, else the first of all."""
-    star = expression.find("*")
-    return star if star >= 0 else signs(expression)[0]
+    """The term whose operation is to be done next: the first `*`, else the first of all."""
+    left, there = operations(expression), terms(expression)
+    return next((place for place in left if there[place][0] == "*"), left[0])
 
 
-def reduce_at(expression: str, sign: int) -> tuple[str, str]:
+def reduce_at(expression: str, place: int) -> tuple[str, str]:
     """Carry out one operation modulo 5: (the fact used, the expression that is left, as long as before).
 
-    >>> reduce_at("2+3*4-1", 3)
-    ('3*4=2', '2+__2-1')
-    >>> reduce_at("2+__2-1", 1)
-    ('2+2=4', '____4-1')
+    >>> reduce_at("2+3*4-1", 2)
+    ('+3*4=+2', '2+2__-1')
+    >>> reduce_at("2+2__-1", 3)
+    ('+2-1=+1', '2+1____')
     """
-    start = sign - 1
-    end = next(index for index in range(sign + 1, len(expression)) if expression[index].isdigit())
-    left, right = int(expression[start]), int(expression[end])
-    result = {"+": left + right, "-": left - right, "*": left * right}[expression[sign]] % MODULUS
-    blank = "_" * (end - start)
-    return (
-        f"{left}{expression[sign]}{right}={result}",
-        f"{expression[:start]}{blank}{result}{expression[end + 1 :]}",
-    )
+    there = terms(expression)
+    before = max(index for index in range(place) if there[index] != "__")
+    left, right = there[before], there[place]
+    a, b = int(left[-1]), int(right[-1])
+    result = {"+": a + b, "-": a - b, "*": a * b}[right[0]] % MODULUS
+    there[before], there[place] = f"{left[:-1]}{result}", "__"
+    return f"{left}{right}={there[before]}", "".join(there)
 
 
 def solve(problem: str, rng: random.Random | None = None, *, thoughts: bool = False) -> Trajectory:
     r"""The expert's trajectory, or with `rng` one in random order; with what the student thinks, if wanted.
 
     >>> for step in solve("2+3*4", thoughts=True).steps: print(step.thought, repr(step.action))
-    3*4=2 '1. **Multiply**\n2+__2, so far 2'
-    2+2=4 '2. **Add**\n____4, so far 24'
+    +3*4=+2 '1. **Multiply**\n2+2__, so far 2'
+    2+2=4 '2. **Add**\n4____, so far 24'
     24 '3. **Answer**\n\\boxed{24}'
     """
     steps: list[Step] = []
     expression, results = problem, ""
-    while left := signs(expression):
-        sign = rng.choice(left) if rng else expert_choice(expression)
-        title = f"{len(steps) + 1}. **{OPERATIONS[expression[sign]]}**"
-        fact, expression = reduce_at(expression, sign)
+    while left := operations(expression):
+        place = rng.choice(left) if rng else expert_choice(expression)
+        title = f"{len(steps) + 1}. **{OPERATIONS[terms(expression)[place][0]]}**"
+        fact, expression = reduce_at(expression, place)
         results += fact[-1]
         steps.append(Step(f"{title}\n{expression}, so far {results}", title, thought=fact if thoughts else None))
     title = f"{len(steps) + 1}. **Answer**"
@@ -95,7 +103,7 @@ def thinking_aloud(trajectory: Trajectory) -> dict[str, str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer with Qwen's word splitting, ChatML and about 320 tokens; always the same."""
+    """A byte-level BPE tokenizer with Qwen's word splitting, ChatML and about 400 tokens; always the same."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -111,18 +119,9 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    # What the domain repeats becomes single tokens; expressions stay single characters, easy to copy.
-    words = [
-        "system\n",
-        "user\n",
-        "assistant\n",
-        "\\boxed{",
-        ", so far ",
-        *(f". **{title}**\n" for title in (*OPERATIONS.values(), "Answer")),
-    ]
     prompts = [turn["content"] for turn in answer_prompt("") + step_prompt("", "")]
     tokenizer.train_from_iterator(
-        words * 9 + prompts,
+        ["system\n", "user\n", "assistant\n"] * 9 + prompts,
         trainers.BpeTrainer(
             vocab_size=512,
             min_frequency=2,
@@ -131,8 +130,11 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
             show_progress=False,
         ),
     )
-    # Not special, as in Qwen3: decoding must keep them.
-    tokenizer.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
+    # Not special, as in Qwen3: decoding must keep them. What the domain repeats is one token, and so is a term: the
+    # tiny model learns late to copy long expressions.
+    whole = ["<think>", "</think>", "__", *(f"{sign}{digit}" for sign in OPERATIONS for digit in range(MODULUS))]
+    whole += [", so far ", "\\boxed{", *(f". **{title}**\n" for title in (*OPERATIONS.values(), "Answer"))]
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

@@ -24,7 +24,7 @@ OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", answer_syst
 def write_problems(folder: Path, domain: Domain) -> None:
     """`validation.toml` and `test.toml`: benchmarks of `srl evaluate`; the same for every seed."""
     rng = random.Random("problems")
-    fresh = _distinct_problems(rng, domain.operations)
+    fresh = distinct_problems(rng, domain.operations)
     for name, count in (("validation", domain.validation_problems), ("test", domain.test_problems)):
         problems = [next(fresh) for _ in range(count)]
         rows = [{"problem": problem, "answer": solve(problem).answer} for problem in problems]
@@ -40,21 +40,11 @@ def read_problems(folder: Path, name: str) -> list[str]:
 def write_data(folder: Path, domain: Domain, seed: int, reserved: Collection[str]) -> None:
     """The data folders of one seed, none with a `reserved` problem.
 
-    student        random order, with thoughts: steps, and whole solutions. For the base
     expert         the expert's numbered solutions, cut by `srl steps`: for SRL, SFT and RLVR
     own-thoughts   the expert's solutions as the student would think them aloud: for the ceiling
     holistic       the expert's whole solution as one step
     """
-    rng = random.Random(seed)
-    n_student = domain.student_steps + domain.student_solutions
-    problems = (_new_problem(rng, domain.operations, reserved) for _ in range(n_student))
-    aimless = [solve(problem, rng, thoughts=True) for problem in problems]
-    rows = [native_row(trajectory) for trajectory in aimless[: domain.student_steps]]
-    rows += [thinking_aloud(trajectory) for trajectory in aimless[domain.student_steps :]]
-    rng.shuffle(rows)
-    _prepare(folder / "student", rows)
-
-    fresh = _distinct_problems(rng, domain.operations, reserved)
+    fresh = distinct_problems(random.Random(seed), domain.operations, reserved)
     experts = [solve(next(fresh), thoughts=True) for _ in range(domain.expert_problems)]
     solutions = [{"id": t.id, "problem": t.problem, "solution": full_solution(t), "answer": t.answer} for t in experts]
     _prepare(folder / "expert", solutions, Columns(answer="answer"))
@@ -73,14 +63,10 @@ def _as_one_step(trajectory: Trajectory) -> Trajectory:
     return Trajectory(trajectory.id, trajectory.problem, (step,), answer=trajectory.answer)
 
 
-def _new_problem(rng: random.Random, operations: int, reserved: Collection[str]) -> str:
-    while (problem := random_problem(rng, operations)) in reserved:
-        pass
-    return problem
-
-
-def _distinct_problems(rng: random.Random, operations: int, reserved: Collection[str] = ()) -> Iterator[str]:
+def distinct_problems(rng: random.Random, operations: int, reserved: Collection[str] = ()) -> Iterator[str]:
+    """Problems that are neither `reserved` nor repeated."""
     seen = set(reserved)
     while True:
-        seen.add(problem := _new_problem(rng, operations, seen))
-        yield problem
+        if (problem := random_problem(rng, operations)) not in seen:
+            seen.add(problem)
+            yield problem

@@ -28,8 +28,6 @@ class Domain(_Table):
     """How much of the tiny domain (`srl.tiny`) there is."""
 
     operations: int = Field(5, ge=2, description="In every problem.")
-    student_steps: int = Field(ge=1, description="Trajectories in random order that the base learns step by step.")
-    student_solutions: int = Field(ge=1, description="The same, learned as whole solutions.")
     expert_problems: int = Field(ge=1, description="That all arms train on.")
     validation_problems: int = Field(ge=1, description="They choose learning rate and checkpoint.")
     test_problems: int = Field(ge=1, description="Asked once.")
@@ -58,7 +56,7 @@ class Experiment(_Table):
 
     title: str
     domain: Domain
-    base: Path = Field(description="The recipe of the model that all arms start from.")
+    base: str = Field(description="The model that all arms start from, as in a recipe.")
     samples: int = Field(0, ge=0, description="Sampled test answers per problem, besides the greedy one.")
     max_tokens: int = Field(ge=1, description="Of a whole answer; a step may have 40.")
     stages: dict[str, Stage]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from srl.evaluation.results import interval, percent, read_results
 from srl.evaluation.statistics import mean_over_seeds
 from srl.experiment.plan import Arm, Experiment
+from srl.experiment.run import Group
 from srl.files import write_text
 
 Scores = list[list[float]]
@@ -41,13 +42,14 @@ def write_experiment_results(experiment: Experiment, out: Path) -> dict[str, Any
 
 def _arm(experiment: Experiment, arm: Arm, out: Path) -> dict[str, Any]:
     """Everything about one arm; its lists have one entry per seed."""
-    folders = (out / f"seed-{seed}" / ("+".join(arm.stages) or "base") for seed in range(arm.seeds or 10_000))
+    n_seeds = sum(1 for _ in takewhile(lambda seed: (out / f"seed-{seed}").is_dir(), count()))
+    groups = (Group(experiment, out, seed) for seed in range(min(arm.seeds or n_seeds, n_seeds)))
+    folders = (group.folder_of(arm.stages) for group in groups)
     folders_of_seeds = list(takewhile(lambda folder: (folder / "done.json").is_file(), folders))
     done = [json.loads((folder / "done.json").read_text()) for folder in folders_of_seeds]
-    at = "" if arm.temperature == 1.0 else f"-T{arm.temperature:g}"
     scores = {"greedy": [], "sampled": [], "stepwise": []}  # type: dict[str, Scores]
     for folder in folders_of_seeds:
-        answers = read_results(folder / f"test-answer{at}")["columns"]
+        answers = read_results(folder / f"test-answer-T{arm.temperature:g}")["columns"]
         scores["greedy"].append(answers[0]["scores"])
         scores["sampled"] += [column["scores"] for column in answers[1:]]
         scores["stepwise"].append(read_results(folder / "test-stepwise")["columns"][0]["scores"])

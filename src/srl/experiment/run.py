@@ -2,10 +2,10 @@
 
 OUT/experiment.json       the experiment, versions, commit, command
 OUT/problems/             validation and test problems (`srl evaluate` reads them)
+OUT/base/                 the test of the model that all arms start from
 OUT/seed-K/data/          what this seed trains on
-OUT/seed-K/base/          the model that its arms start from
 OUT/seed-K/CHAIN/         run/ as `srl train` leaves it, with the checkpoint that was chosen; validation/;
-                          test-answer/, test-stepwise/ (`srl evaluate`); done.json: what the table needs
+                          test-answer-T1/, test-stepwise/ (`srl evaluate`); done.json: what the table needs
 OUT/tuning/CHAIN@RATE/    the same with a seed of its own, without test: only to choose learning rates
 """
 
@@ -22,17 +22,17 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from srl.errors import UserError
+from srl.evaluation.protocols import ProtocolName
 from srl.experiment.data import read_problems, write_data, write_problems
-from srl.experiment.plan import Chain, Experiment, read_experiment
-from srl.files import write_text
+from srl.experiment.plan import Chain, Experiment, Stage, read_experiment
+from srl.files import new_folder, write_text
 from srl.recipe import Recipe, read_recipe
-from srl.run_folder import environment, read_metrics
+from srl.run_folder import environment, read_metrics, resolve_model
 
 TUNING_SEED = 1_000
-PROTOCOLS: tuple[Literal["answer", "stepwise"], ...] = ("answer", "stepwise")
 STEP_TOKENS = 40
 BATCH_SIZE = 250
 
@@ -45,15 +45,15 @@ def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int, overwrit
     """
     experiment = read_experiment(path)
     open_experiment(experiment, out, overwrite=overwrite)
-    groups = [Group(experiment, out, seed) for seed in range(n_seeds)]
-    tuning = Group(experiment, out, None)
-    tuned = [run for length in range(1, experiment.longest_chain + 1) for run in tuning.runs(length)]
+    tuning, *seeds = (Group(experiment, out, seed) for seed in (None, *range(n_seeds)))
+    for group in (tuning, *seeds):
+        group.write_data()
     os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, processes lose by them
     with ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        _work(pool, [Base(group) for group in (*groups, *([tuning] if tuned else []))])
+        _work(pool, [Base(experiment, out)])
         for length in range(1, experiment.longest_chain + 1):
             _work(pool, tuning.runs(length))
-            _work(pool, [run for group in groups for run in group.runs(length)])
+            _work(pool, [run for group in seeds for run in group.runs(length)])
     return experiment
 
 
@@ -87,7 +87,7 @@ def _work(pool: ProcessPoolExecutor, jobs: Sequence[Base | Run]) -> None:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs that share a base: those of one seed, or those that choose learning rates (`seed` is None)."""
+    """The runs that share their data: those of one seed, or those that choose learning rates (`seed` is None)."""
 
     experiment: Experiment
     out: Path
@@ -105,23 +105,38 @@ class Group:
 
     @property
     def data_seed(self) -> int:
-        """Decides base, training problems and sampling."""
+        """Decides training problems and sampling."""
         return TUNING_SEED if self.seed is None else self.seed
+
+    def write_data(self) -> None:
+        """Unless it is there."""
+        if not (self.folder / "data").is_dir():
+            problems = self.out / "problems"
+            reserved = {*read_problems(problems, "validation"), *read_problems(problems, "test")}
+            with new_folder(self.folder / "data") as folder:
+                write_data(folder, self.experiment.domain, self.data_seed, reserved)
+
+    def folder_of(self, chain: Chain) -> Path:
+        """Where the last model of a chain took its test."""
+        return Run(self, chain, None).folder if chain else self.out / "base"
 
     def runs(self, length: int) -> list[Run]:
         """One run per chain of that length; when tuning one per learning rate, where there is a choice."""
         if self.seed is not None:
             return [Run(self, chain, None) for chain in self.experiment.chains(length, self.seed)]
-        chains = [chain for chain in self.experiment.chains(length) if any(map(self._is_choice, chain))]
+        chains = filter(self._helps_to_choose, self.experiment.chains(length))
         return [Run(self, chain, rate) for chain in chains for rate in self.experiment.stages[chain[-1]].learning_rates]
 
-    def _is_choice(self, stage: str) -> bool:
-        return len(self.experiment.stages[stage].learning_rates) > 1
+    def _helps_to_choose(self, chain: Chain) -> bool:
+        """Whether a learning rate is to be chosen for this chain, or for one that goes on from it."""
+        longer = [arm.stages for arm in self.experiment.arms.values() if arm.stages[: len(chain)] == chain]
+        names = {name for stages in longer for name in stages[len(chain) - 1 :]}
+        return any(len(self.experiment.stages[name].learning_rates) > 1 for name in names)
 
     def finished(self, chain: Chain) -> dict[str, Any]:
         """What done.json says of a chain; when tuning, of its best learning rate."""
         if self.seed is not None or not chain:
-            return _done(self.folder / ("+".join(chain) or "base"))
+            return _done(self.folder_of(chain))
         rates = sorted(self.experiment.stages[chain[-1]].learning_rates)
         return max((_done(Run(self, chain, rate).folder) for rate in rates), key=lambda done: done["validation"])
 
@@ -139,44 +154,25 @@ def _done(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Base:
-    """The data of a group and the model that its runs start from."""
+    """The model that all arms start from takes the test too, once for all seeds."""
 
-    group: Group
+    experiment: Experiment
+    out: Path
+    name: str = "base"
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
-        return self.group.folder / "base"
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.group.name}, base"
+        """Where its answers lie."""
+        return self.out / "base"
 
     def work(self) -> str:
         """Do it."""
-        from srl.tiny import write_model
-        from srl.train import train
-
-        experiment, data = self.group.experiment, self.group.folder / "data"
-        problems = self.group.out / "problems"
-        for folder in (self.folder, data):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         with _log(self.folder):
-            data.mkdir()
-            reserved = {*read_problems(problems, "validation"), *read_problems(problems, "test")}
-            write_data(data, experiment.domain, self.group.data_seed, reserved)
-            write_model(self.folder / "untrained", self.group.data_seed)
-            recipe = _recipe(
-                experiment.base, self.folder / "untrained", data / "student", self.folder / "run", self.group.data_seed
-            )
-            cpu = time.process_time()
-            model = train(recipe)
-            done = {"model": str(model), "cpu_seconds": time.process_time() - cpu, "tokens": 0}
-            if self.group.seed is not None:
-                done |= test(self.group, (), model, self.folder)
+            done: dict[str, Any] = {"model": self.experiment.base, "tokens": 0, "cpu_seconds": 0.0}
+            done |= test(self.experiment, self.out, (), resolve_model(self.experiment.base), self.folder)
         write_text(self.folder / "done.json", json.dumps(done, indent=1) + "\n")
-        return f"{done['cpu_seconds']:.0f} CPU s"
+        return f"{done['steps']['exact']:.1%} of the expert's steps"
 
 
 @dataclass(frozen=True)
@@ -208,7 +204,7 @@ class Run:
         rate = self.tuned or self.group.learning_rate(self.chain)
         with _log(self.folder):
             data, run = self.group.folder / "data" / stage.data, self.folder / "run"
-            recipe = _recipe(stage.recipe, Path(before["model"]), data, run, self.group.data_seed, stage.changes, rate)
+            recipe = _recipe(stage, before["model"], data, run, self.group.data_seed, rate)
             cpu = time.process_time()
             train(recipe)
             cpu = time.process_time() - cpu
@@ -222,16 +218,17 @@ class Run:
                 "cpu_seconds": cpu + before["cpu_seconds"] * (len(self.chain) > 1),
             }
             if self.tuned is None:
-                done |= test(self.group, self.chain, model, self.folder)
+                done |= test(self.group.experiment, self.group.out, self.chain, str(model), self.folder)
         write_text(self.folder / "done.json", json.dumps(done, indent=1) + "\n")
         return f"validation {done['validation']:.1%} at {model.name}, {cpu:.0f} CPU s"
 
     def _choose_checkpoint(self) -> tuple[Path, dict[str, float]]:
         """The checkpoint that solves most validation problems, the earliest of equals; the others are deleted."""
+        folder, problems = self.folder / "validation", self.group.out / "problems/validation.toml"
         found = (self.folder / "run").glob("checkpoint-*")
         checkpoints = sorted(found, key=lambda path: int(path.name.split("-")[1]))
         solved = {
-            path.name: _evaluate(self.group, path, self.folder / "validation" / path.name, "validation", "answer")
+            path.name: _evaluate(self.group.experiment, str(path), folder / path.name, problems, "answer")
             for path in checkpoints
         }
         best = max(checkpoints, key=lambda path: solved[path.name])
@@ -246,38 +243,33 @@ def _tokens(run: Path) -> int:
     return int(max(line.get("num_tokens", 0) for line in read_metrics(run)))
 
 
-def _recipe(
-    path: Path, model: Path, data: Path, out: Path, seed: int, changes: dict[str, Any] | None = None, rate: float = 0.0
-) -> Recipe:
-    """A recipe with the places of this experiment, the changes of a stage and a learning rate."""
-    values = read_recipe(path).model_dump(mode="json")
-    places = {"model": {"model_name_or_path": str(model)}, "data": {"path": str(data)}}
-    chosen = {"optim": {"learning_rate": rate}} if rate else {}
-    for tables in (changes or {}, places, chosen):
+def _recipe(stage: Stage, model: str, data: Path, out: Path, seed: int, learning_rate: float) -> Recipe:
+    """The recipe of a stage with its changes, and the places of this experiment."""
+    values = read_recipe(stage.recipe).model_dump(mode="json")
+    places = {"model": {"model_name_or_path": model}, "data": {"path": str(data)}}
+    for tables in (stage.changes, places, {"optim": {"learning_rate": learning_rate}}):
         for name, table in tables.items():
-            values[name] = {**values[name], **table} if isinstance(table, dict) else table
+            values[name] = {**values[name], **table}
     return Recipe.model_validate({**values, "output_dir": str(out), "seed": seed})
 
 
-def test(group: Group, chain: Chain, model: Path, folder: Path) -> dict[str, Any]:
-    """Ask the test problems once, in both protocols and as often as the arms of this chain want it."""
+def test(experiment: Experiment, out: Path, chain: Chain, model: str, folder: Path) -> dict[str, Any]:
+    """Ask the test problems once, in both protocols, at every temperature that the arms of this chain want."""
     from srl.experiment.steps import step_scores
 
-    for arm in group.experiment.arms.values():
-        if arm.stages == chain:
-            at = "" if arm.temperature == 1.0 else f"-T{arm.temperature:g}"
-            samples = group.experiment.samples
-            _evaluate(group, model, folder / f"test-answer{at}", "test", "answer", samples, arm.temperature)
-    _evaluate(group, model, folder / "test-stepwise", "test", "stepwise")
-    return {"steps": step_scores(model, read_problems(group.out / "problems", "test"), STEP_TOKENS, BATCH_SIZE)}
+    problems = out / "problems/test.toml"
+    for at in {arm.temperature for arm in experiment.arms.values() if arm.stages == chain}:
+        _evaluate(experiment, model, folder / f"test-answer-T{at:g}", problems, "answer", experiment.samples, at)
+    _evaluate(experiment, model, folder / "test-stepwise", problems, "stepwise")
+    return {"steps": step_scores(model, read_problems(problems.parent, "test"), STEP_TOKENS, BATCH_SIZE)}
 
 
 def _evaluate(
-    group: Group,
-    model: Path,
+    experiment: Experiment,
+    model: str,
     out: Path,
-    problems: Literal["validation", "test"],
-    protocol: Literal["answer", "stepwise"],
+    problems: Path,
+    protocol: ProtocolName,
     samples: int = 0,
     temperature: float = 1.0,
 ) -> float:
@@ -290,13 +282,13 @@ def _evaluate(
         greedy=True,
         temperature=temperature,
         protocol=protocol,
-        max_tokens=group.experiment.max_tokens if protocol == "answer" else STEP_TOKENS,
-        max_steps=group.experiment.domain.operations + 2,
+        max_tokens=experiment.max_tokens if protocol == "answer" else STEP_TOKENS,
+        max_steps=experiment.domain.operations + 2,
         system_prompt="",
         engine="transformers",
         batch_size=BATCH_SIZE,
     )
-    evaluate(str(model), out, str(group.out / "problems" / f"{problems}.toml"), options)
+    evaluate(model, out, str(problems), options)
     return float(read_results(out)["columns"][0]["score"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from srl.evaluation.huggingface import TransformersEngine
 from srl.rewards import StepReward
@@ -11,10 +10,10 @@ from srl.steps import step_instances
 from srl.tiny import solve
 
 
-def step_scores(model: Path, problems: Sequence[str], max_tokens: int, batch_size: int) -> dict[str, float]:
+def step_scores(model: str, problems: Sequence[str], max_tokens: int, batch_size: int) -> dict[str, float]:
     """Of one greedy action after each of the expert's contexts: mean reward, and shares exact and malformed."""
     instances = [i for problem in problems for i in step_instances(solve(problem), targets="all", system_prompt="")]
-    engine = TransformersEngine(str(model), max_tokens)
+    engine = TransformersEngine(model, max_tokens)
     replies = []
     for start in range(0, len(instances), batch_size):
         prompts = [instance.prompt for instance in instances[start : start + batch_size]]

@@ -1,0 +1,255 @@
+"""Experiments: what is read, what a seed trains on, what resuming does, and how arms are compared."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from srl.errors import UserError
+from srl.evaluation.statistics import mean_over_seeds, mean_score
+from srl.experiment.data import read_problems, write_data, write_problems
+from srl.experiment.plan import Domain, read_experiment
+from srl.experiment.results import write_experiment_results
+from srl.experiment.run import Group, open_experiment, run_experiment
+from srl.files import read_rows
+from srl.prompts import parse_completion
+from srl.tiny import expert_choice, operations, random_problem, reduce_at, solve, terms
+
+SMALL = """
+title = "small"
+base = "{base}"
+samples = 2
+max_tokens = 60
+comparisons = [["chain", "base"], ["chain", "sft"]]
+
+[domain]
+operations = 2
+expert_problems = 12
+validation_problems = 5
+test_problems = 6
+
+[stages.sft]
+recipe = "tiny-sft"
+data = "expert"
+learning_rates = [1e-3, 1e-5]
+changes.optim = {{ max_steps = 2, per_device_train_batch_size = 8 }}
+changes.sft.rows_per_step = 8
+changes.checkpoints.save_steps = 1
+
+[stages.srl]
+recipe = "tiny-srl"
+data = "expert"
+learning_rates = [1e-4]
+changes.optim = {{ max_steps = 2, per_device_train_batch_size = 8 }}
+changes.rollout = {{ prompts_per_step = 2, num_generations = 4, dynamic_sampling = false }}
+changes.checkpoints.save_steps = 1
+
+[arms.base]
+title = "base"
+
+[arms.cool]
+title = "base, T = 0.5"
+temperature = 0.5
+
+[arms.sft]
+title = "SFT"
+stages = ["sft"]
+
+[arms.chain]
+title = "SFT → SRL"
+stages = ["sft", "srl"]
+seeds = 1
+"""
+
+
+@pytest.fixture
+def small(tmp_path, tiny_model) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL.format(base=tiny_model))
+    return path
+
+
+# --- the file -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('stages = ["sft", "srl"]', 'stages = ["sft", "slr"]', "arm chain: no stage `slr`; did you mean `srl`?"),
+        ('["chain", "sft"]', '["chain", "stf"]', "comparisons: no arm `stf`; did you mean `sft`?"),
+        ("samples = 2", "sample = 2", "`sample`"),
+        ("operations = 2", "operations = 1", "`domain.operations`"),
+        ("[domain]", "[domain", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_explained(small, before, after, said):
+    small.write_text(small.read_text().replace(before, after))
+    with pytest.raises(UserError) as error:
+        read_experiment(small)
+    assert said in str(error.value)
+
+
+def test_an_unknown_name_lists_srls_own():
+    with pytest.raises(UserError, match="demo, paper-tiny"):
+        read_experiment(Path("papertiny"))
+
+
+@pytest.mark.parametrize("name", ["demo", "paper-tiny"])
+def test_srls_own_experiments_use_recipes_that_exist(name):
+    from srl.recipe import read_recipe
+
+    experiment = read_experiment(Path(name))
+    assert [read_recipe(stage.recipe).stage for stage in experiment.stages.values()]
+
+    used = {stage for arm in experiment.arms.values() for stage in arm.stages}
+    assert used == set(experiment.stages)
+
+
+def test_chains_are_trained_once_and_on_the_way_to_longer_ones(small):
+    experiment = read_experiment(small)
+    assert experiment.chains(1) == [("sft",)]
+    assert experiment.chains(2, seed=0) == [("sft", "srl")]
+    assert experiment.chains(2, seed=1) == []  # this arm wants one seed only
+    assert experiment.longest_chain == 2
+
+
+def test_only_stages_with_a_choice_are_tuned(small, tmp_path):
+    tuning = Group(read_experiment(small), tmp_path, None)
+    assert [run.tuned for run in tuning.runs(1)] == [1e-3, 1e-5]
+    # The second stage has no choice of its own, so nothing depends on tuning it.
+    assert tuning.runs(2) == []
+
+
+# --- the domain and its data ------------------------------------------------------------------------------
+
+
+def test_the_expert_multiplies_first_and_the_answer_lists_its_results():
+    rng = random.Random(0)
+    for _ in range(200):
+        problem = random_problem(rng, 5)
+        trajectory = solve(problem, thoughts=True)
+        expression, results = problem, ""
+        for step in trajectory.steps[:-1]:
+            place = expert_choice(expression)
+            assert terms(expression)[place][0] == "*" or "*" not in expression
+            fact, expression = reduce_at(expression, place)
+            assert step.thought == fact
+            results += fact[-1]
+        assert not operations(expression)
+        assert trajectory.answer == results
+        assert trajectory.steps[-1].action.endswith(f"\\boxed{{{results}}}")
+        # Plain arithmetic modulo 5 agrees: what stands last is the value of the expression.
+        assert int(results[-1]) == eval(problem) % 5
+
+
+def test_a_seed_trains_on_none_of_the_problems_that_are_asked(tmp_path):
+    domain = Domain(operations=2, expert_problems=40, validation_problems=20, test_problems=30)
+    write_problems(tmp_path, domain)
+    asked = {*read_problems(tmp_path, "validation"), *read_problems(tmp_path, "test")}
+    assert len(asked) == 50
+    problems = {}
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        write_data(tmp_path / str(seed), domain, seed, asked)
+        rows = list(read_rows(tmp_path / str(seed) / "expert/train.problems.jsonl"))
+        problems[seed] = {row.value["prompt"][-1]["content"] for row in rows}
+        assert len(problems[seed]) == 40
+        assert not problems[seed] & asked
+    assert problems[0] != problems[1]
+
+
+def test_the_data_folders_hold_the_same_solutions_in_three_forms(tmp_path):
+    domain = Domain(operations=3, expert_problems=5, validation_problems=1, test_problems=1)
+    write_data(tmp_path, domain, 0, ())
+
+    def rows(name):
+        return [row.value for row in read_rows(tmp_path / name)]
+
+    steps, problems = rows("expert/train.steps.jsonl"), rows("expert/train.problems.jsonl")
+    assert len(steps) == 5 * 4  # three operations and the answer
+    assert [row["expert_action"] for row in rows("holistic/train.steps.jsonl")] == [p["solution"] for p in problems]
+    for row, problem in zip(rows("own-thoughts/train.steps.jsonl"), problems, strict=True):
+        aloud = f"<think>{row['thought']}</think>\n{row['expert_action']}"
+        actions = [parse_completion(part.strip()).action for part in aloud.split("\n\n")]
+        assert "\n\n".join(actions) == problem["solution"]
+
+
+# --- statistics -------------------------------------------------------------------------------------------
+
+
+def test_one_seed_is_a_bootstrap_over_problems():
+    scores = np.random.default_rng(0).integers(0, 2, 200).astype(float).tolist()
+    one, other = mean_over_seeds([scores]), mean_score(scores)
+    assert one.value == pytest.approx(other.value)
+    assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.011)  # other resamples: steps of 1/200
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    rng = np.random.default_rng(1)
+    alike = (rng.random((5, 300)) < 0.5).astype(float)
+    apart = (rng.random((5, 300)) < np.array([0.1, 0.3, 0.5, 0.7, 0.9])[:, None]).astype(float)
+    widths = [e.high - e.low for e in (mean_over_seeds(alike.tolist()), mean_over_seeds(apart.tolist()))]
+    # The standard error of five means that lie 0.2 apart is about 0.126: an interval of about 0.5.
+    assert widths[0] < 0.1
+    assert 0.35 < widths[1] < 0.6
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(60):
+        seeds, problems = rng.normal(0, 0.05, (8, 1)), rng.normal(0, 0.2, (1, 100))
+        estimate = mean_over_seeds((seeds + problems + rng.normal(0, 0.3, (8, 100))).tolist())
+        covered += estimate.low < 0 < estimate.high
+    assert 50 <= covered <= 60
+
+
+def test_no_difference_at_all_still_has_an_interval():
+    estimate = mean_over_seeds([[0.0] * 50] * 3)
+    assert estimate.low < 0 < estimate.high
+
+
+# --- runs -------------------------------------------------------------------------------------------------
+
+
+def test_another_experiment_or_other_files_are_not_overwritten(small, tmp_path):
+    out = tmp_path / "out"
+    open_experiment(read_experiment(small), out)
+    open_experiment(read_experiment(small), out)  # the same: goes on
+    small.write_text(small.read_text().replace("samples = 2", "samples = 3"))
+    with pytest.raises(UserError, match="another experiment"):
+        open_experiment(read_experiment(small), out)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("x")
+    with pytest.raises(UserError, match="other files"):
+        open_experiment(read_experiment(small), tmp_path / "thesis", overwrite=True)
+
+
+@pytest.mark.slow
+def test_an_experiment_from_data_to_table_and_on_after_an_interruption(small, tmp_path, capsys):
+    out = tmp_path / "out"
+    experiment = run_experiment(small, out, n_seeds=2, n_jobs=2)
+    first = write_experiment_results(experiment, out)
+    assert {name: arm["seeds"] for name, arm in first["arms"].items()} == {"base": 2, "cool": 2, "sft": 2, "chain": 1}
+    assert (out / "table.md").read_text().count("\n| ") >= 4 + 2
+    assert "SFT → SRL − SFT" in capsys.readouterr().out
+
+    # What was chosen is what validation says, and it starts where the chain says.
+    done = {rate: json.loads((out / f"tuning/sft@{rate:g}/done.json").read_text()) for rate in (1e-3, 1e-5)}
+    best = max(sorted(done), key=lambda rate: done[rate]["validation"])
+    sft = json.loads((out / "seed-0/sft/done.json").read_text())
+    assert sft["learning_rate"] == best
+    chosen = json.loads((out / "seed-0/sft+srl/run/run.json").read_text())["starts_from"]
+    assert chosen == sft["model"]
+    assert sft["checkpoints"][Path(sft["model"]).name] == sft["validation"] == max(sft["checkpoints"].values())
+    both = json.loads((out / "seed-0/sft+srl/done.json").read_text())
+    assert both["tokens"] > sft["tokens"] > 0
+
+    # A run that was cut off is repeated, to the same result; the others are left alone.
+    untouched = (out / "seed-1/sft/done.json").stat().st_mtime_ns
+    (out / "seed-0/sft+srl/done.json").unlink()
+    again = write_experiment_results(run_experiment(small, out, n_seeds=2, n_jobs=1), out)
+    assert again["arms"]["chain"]["scores"] == first["arms"]["chain"]["scores"]
+    assert (out / "seed-1/sft/done.json").stat().st_mtime_ns == untouched
