@@ -159,13 +159,13 @@ def measure_data(n_instances: int) -> dict:
     from srl.files import write_jsonl
     from srl.formats.native import native_row
     from srl.prepare import StepOptions, prepare
-    from srl.tiny import random_problem, solve
+    from srl.tiny import bad_habit, random_problem, solve
     from srl.trajectories import Source
 
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         rng = random.Random(0)
-        trajectories = (solve(random_problem(rng, 10), rng) for _ in range(n_instances // 10))
+        trajectories = (solve(random_problem(rng, 10), bad_habit(rng, 0.0)) for _ in range(n_instances // 10))
         rows = ({**native_row(t), "answer": None} for t in trajectories)
         write_jsonl(Path(folder) / "t.jsonl", rows)
         imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,29 @@ def test_the_resolved_config_repeats_the_run(srl_run, tmp_path):
     done = srl("train", run / "config.toml", "--output-dir", tmp_path / "again")
     assert done.returncode == 0, done.stderr[-3000:]
     assert same(weights(run / "model"), weights(tmp_path / "again/model"))
+
+
+@pytest.mark.parametrize(("stage", "target"), [("srl", "steps"), ("sft", "steps")])
+def test_a_run_ends_when_its_tokens_are_used_also_when_resumed(tiny_student, tiny_data, tmp_path, stage, target):
+    """Both trainers count from TRL's `num_tokens`; after a kill the count goes on."""
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, stage=stage, target=target)
+    flags = ["--optim.max-steps", "9", "--validation.eval-steps", "0", "--checkpoints.save-steps", "2"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert srl("train", recipe, *flags, "--output-dir", whole).returncode == 0
+    tokens = [line["num_tokens"] for line in metrics(whole) if "loss" in line]
+    assert len(tokens) == 9
+    flags += ["--optim.max-num-tokens", str(int(tokens[4]))]  # used up by the fifth step
+    assert srl("train", recipe, *flags, "--output-dir", cut).returncode == 0
+    logged = [line["num_tokens"] for line in metrics(cut) if "loss" in line]
+    assert logged == tokens[:5]
+    assert (cut / "checkpoint-5").is_dir()  # saved, although only every second step is
+    # As a kill after step 2 would leave it.
+    for path in (cut / "model", cut / "checkpoint-4", cut / "checkpoint-5"):
+        shutil.rmtree(path, ignore_errors=True)
+    facts = json.loads((cut / "run.json").read_text())
+    (cut / "run.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "finished_steps"}))
+    assert srl("train", recipe, *flags, "--output-dir", cut, "--resume").returncode == 0
+    assert [line["num_tokens"] for line in metrics(cut) if "loss" in line] == logged
 
 
 def test_a_flag_overrides_the_recipe(tiny_model, tiny_data, tmp_path):

@@ -3,7 +3,7 @@
 The domain is arithmetic modulo 5 on expressions such as `2+3*4-1`, one operation per step, its result written in
 place: `2+2__-1`. The expert multiplies first and otherwise goes from left to right; the answer is the list of all
 results in that order, so that it cannot be guessed. The expert writes results only: which operation it was and how
-it comes out are worked out in thought. A student that takes operations in random order has every single skill and the
+it comes out are worked out in thought. A student that mostly takes the last operation has every single skill and the
 wrong plan, which is the case SRL is made for. Nothing is downloaded.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,8 +76,18 @@ def reduce_at(expression: str, place: int) -> tuple[str, str]:
     return f"{left}{right}={there[before]}", "".join(there)
 
 
-def solve(problem: str, rng: random.Random | None = None, *, thoughts: bool = False) -> Trajectory:
-    r"""The expert's trajectory, or with `rng` one in random order; with what the student thinks, if wanted.
+def bad_habit(rng: random.Random, haste: float) -> Callable[[str], int]:
+    """A student's choice: with probability `haste` the last operation, else any."""
+
+    def choose(expression: str) -> int:
+        left = operations(expression)
+        return left[-1] if haste and rng.random() < haste else rng.choice(left)
+
+    return choose
+
+
+def solve(problem: str, choose: Callable[[str], int] = expert_choice, *, thoughts: bool = False) -> Trajectory:
+    r"""The trajectory of who chooses so, by default the expert; with what the student would think, if wanted.
 
     >>> for step in solve("2+3*4", thoughts=True).steps: print(step.thought, repr(step.action))
     +3*4=+2 '1. **Multiply**\n2+2__, so far 2'
@@ -85,8 +96,8 @@ def solve(problem: str, rng: random.Random | None = None, *, thoughts: bool = Fa
     """
     steps: list[Step] = []
     expression, results = problem, ""
-    while left := operations(expression):
-        place = rng.choice(left) if rng else expert_choice(expression)
+    while operations(expression):
+        place = choose(expression)
         title = f"{len(steps) + 1}. **{OPERATIONS[terms(expression)[place][0]]}**"
         fact, expression = reduce_at(expression, place)
         results += fact[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from srl.steps import full_solution
 from srl.tiny import random_problem, solve, thinking_aloud
 from srl.trajectories import Source
 
+SPENT = 1000
+"""The first problems of the stream served to find budgets and sizes; they are asked no more."""
+
 OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", answer_system_prompt="")
 """The tiny model knows one task only and needs no instructions; validation problems are apart."""
 
 
 def write_problems(folder: Path, domain: Domain) -> None:
     """`validation.toml` and `test.toml`: benchmarks of `srl evaluate`; the same for every seed."""
-    rng = random.Random("problems")
-    fresh = distinct_problems(rng, domain.operations)
+    fresh = islice(distinct_problems(random.Random("problems"), domain.operations), SPENT, None)
     for name, count in (("validation", domain.validation_problems), ("test", domain.test_problems)):
         problems = [next(fresh) for _ in range(count)]
         rows = [{"problem": problem, "answer": solve(problem).answer} for problem in problems]

@@ -79,6 +79,10 @@ class Experiment(_Table):
         arms = [arm for arm in self.arms.values() if seed is None or arm.seeds is None or seed < arm.seeds]
         return list(dict.fromkeys(arm.stages[:length] for arm in arms if len(arm.stages) >= length))
 
+    def is_arm(self, chain: Chain) -> bool:
+        """Whether its last model takes the test, or only goes on to a longer chain."""
+        return any(arm.stages == chain for arm in self.arms.values())
+
     @property
     def longest_chain(self) -> int:
         """In stages."""

@@ -217,7 +217,7 @@ class Run:
                 "tokens": before["tokens"] + _tokens(run),
                 "cpu_seconds": cpu + before["cpu_seconds"] * (len(self.chain) > 1),
             }
-            if self.tuned is None:
+            if self.tuned is None and self.group.experiment.is_arm(self.chain):
                 done |= test(self.group.experiment, self.group.out, self.chain, str(model), self.folder)
         write_text(self.folder / "done.json", json.dumps(done, indent=1) + "\n")
         return f"validation {done['validation']:.1%} at {model.name}, {cpu:.0f} CPU s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from srl.evaluation.huggingface import TransformersEngine
@@ -18,15 +19,16 @@ def step_scores(model: str, problems: Sequence[str], max_tokens: int, batch_size
     for start in range(0, len(instances), batch_size):
         prompts = [instance.prompt for instance in instances[start : start + batch_size]]
         replies += engine.generate(prompts, [0] * len(prompts), 0.0)
-    metrics: dict[str, float] = {}
+    logged: defaultdict[str, list[float]] = defaultdict(list)  # a value per action
     rewards = StepReward()(
         [reply.text for reply in replies],
         [instance.expert_action for instance in instances],
         truncated=[reply.truncated for reply in replies],
-        log_metric=metrics.__setitem__,
+        log_metric=lambda name, value: logged[name].append(value),
     )
+    means = {name: sum(values) / len(values) for name, values in logged.items()}
     return {
-        "reward": sum(reward for reward in rewards if reward is not None) / len(instances),
-        "exact": metrics["exact_step_rate"],
-        "malformed": metrics["format_error_rate"],
+        "reward": sum(reward for reward in rewards if reward is not None) / len(rewards),
+        "exact": means["exact_step_rate"],
+        "malformed": means["format_error_rate"],
     }
