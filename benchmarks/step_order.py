@@ -2,9 +2,9 @@
 
     srl demo --out runs/demo; python benchmarks/step_order.py runs/demo     # about 5 minutes
 
-The demo's base model and data, its SRL recipe with dynamic sampling, 40 batches per order without learning (a
-learning rate of 1e-20). With g_i the gradient of batch i and ḡ their mean, noise is the mean of |g_i − ḡ|² n/(n−1),
-signal is |ḡ|² − noise/n. Their ratio is the batch size, in batches, at which noise equals signal (arXiv 1812.06162).
+The demo's base model, the data of its first seed, the recipe tiny-srl with dynamic sampling, 40 batches per order
+without learning (a learning rate of 1e-20). With g_i the gradient of batch i and ḡ their mean, noise is the mean of
+|g_i − ḡ|² n/(n−1), signal is |ḡ|² − noise/n. Their ratio is the batch size, in batches, at which noise equals signal (arXiv 1812.06162).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from srl.recipe import read_recipe
 from srl.rewards import StepReward
 from srl.rows import load_rows, load_tokenizer
+from srl.run_folder import resolve_model
 from srl.train import build_trainer, trainer_options
 
 BATCHES = 40
@@ -44,7 +45,7 @@ def measure(demo: Path, order: str, folder: str) -> dict[str, float]:
     recipe = recipe.model_copy(
         update={
             "output_dir": Path(folder),
-            "data": recipe.data.model_copy(update={"path": demo / "expert"}),
+            "data": recipe.data.model_copy(update={"path": demo / "seed-0/data/expert"}),
             "optim": recipe.optim.model_copy(
                 update={"learning_rate": 1e-20, "max_steps": BATCHES, "max_grad_norm": 1e9}
             ),
@@ -52,8 +53,8 @@ def measure(demo: Path, order: str, folder: str) -> dict[str, float]:
             "validation": recipe.validation.model_copy(update={"eval_steps": 0}),
         }
     )
-    path = demo / "tiny-base/model"
-    tokenizer = load_tokenizer(str(path))
+    path = resolve_model("tiny-base")
+    tokenizer = load_tokenizer(path)
     trainer = build_trainer(
         recipe,
         trainer_options(recipe, 1, has_validation=False),
@@ -83,8 +84,8 @@ def measure(demo: Path, order: str, folder: str) -> dict[str, float]:
 
 def main() -> None:
     demo = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/demo")
-    if not (demo / "tiny-base/model").is_dir():
-        raise SystemExit(f"{demo} holds no finished demo; run it first: srl demo --out {demo}")
+    if not (demo / "seed-0/data/expert").is_dir():
+        raise SystemExit(f"{demo} holds no demo; run it first: srl demo --out {demo}")
     for order in ("shuffle", "trajectory"):
         with tempfile.TemporaryDirectory() as folder:
             found = measure(demo, order, folder)

@@ -2,9 +2,13 @@
 
 import json
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from srl.errors import UserError
@@ -12,7 +16,7 @@ from srl.evaluation.statistics import mean_over_seeds, mean_score
 from srl.experiment.data import read_problems, write_data, write_problems
 from srl.experiment.plan import Domain, read_experiment
 from srl.experiment.results import write_experiment_results
-from srl.experiment.run import Group, open_experiment, run_experiment
+from srl.experiment.run import open_experiment, plan_jobs, run_experiment
 from srl.files import read_rows
 from srl.prompts import parse_completion
 from srl.tiny import expert_choice, operations, random_problem, reduce_at, solve, terms
@@ -107,19 +111,29 @@ def test_srls_own_experiments_use_recipes_that_exist(name):
     assert used == set(experiment.stages)
 
 
-def test_chains_are_trained_once_and_on_the_way_to_longer_ones(small):
-    experiment = read_experiment(small)
-    assert experiment.chains(1) == [("sft",)]
-    assert experiment.chains(2, seed=0) == [("sft", "srl")]
-    assert experiment.chains(2, seed=1) == []  # this arm wants one seed only
-    assert experiment.longest_chain == 2
+def test_a_chain_is_trained_once_after_all_that_it_needs(small, tmp_path):
+    jobs = plan_jobs(read_experiment(small), tmp_path, n_seeds=2)
+    names = [str(folder.relative_to(tmp_path)) for folder in jobs]
+    # Only the stage with a choice is tuned; the chain wants one seed, and goes on from the run of the arm before it.
+    assert names == ["base", "tuning/sft@0.001", "tuning/sft@1e-05", "seed-0/sft", "seed-1/sft", "seed-0/sft+srl"]
 
 
-def test_only_stages_with_a_choice_are_tuned(small, tmp_path):
-    tuning = Group(read_experiment(small), tmp_path, None)
-    assert [run.tuned for run in tuning.runs(1)] == [1e-3, 1e-5]
-    # The second stage has no choice of its own, so nothing depends on tuning it.
-    assert tuning.runs(2) == []
+def test_a_choice_late_in_a_chain_is_made_from_the_best_start(small, tmp_path):
+    small.write_text(small.read_text().replace("learning_rates = [1e-4]", "learning_rates = [1e-4, 1e-5]"))
+    jobs = plan_jobs(read_experiment(small), tmp_path, n_seeds=1)
+    last = jobs[tmp_path / "seed-0/sft+srl"]
+    assert {str(job.folder.relative_to(tmp_path)) for job in last.needs} == {
+        "seed-0/sft",
+        "tuning/sft+srl@0.0001",
+        "tuning/sft+srl@1e-05",
+    }
+    for rate, solved in ((1e-3, 0.25), (1e-5, 0.25)):
+        folder = tmp_path / f"tuning/sft@{rate:g}"
+        folder.mkdir(parents=True)
+        (folder / "done.json").write_text(json.dumps({"validation": solved, "learning_rate": rate}))
+    tuning = last.group.tuning
+    assert [job.folder.name for job in jobs[tmp_path / "tuning/sft+srl@0.0001"].needs] == ["sft@0.001", "sft@1e-05"]
+    assert tuning.finished(("sft",))["learning_rate"] == 1e-5  # of equals the smaller
 
 
 # --- the domain and its data ------------------------------------------------------------------------------
@@ -247,9 +261,18 @@ def test_an_experiment_from_data_to_table_and_on_after_an_interruption(small, tm
     both = json.loads((out / "seed-0/sft+srl/done.json").read_text())
     assert both["tokens"] > sft["tokens"] > 0
 
-    # A run that was cut off is repeated, to the same result; the others are left alone.
-    untouched = (out / "seed-1/sft/done.json").stat().st_mtime_ns
-    (out / "seed-0/sft+srl/done.json").unlink()
-    again = write_experiment_results(run_experiment(small, out, n_seeds=2, n_jobs=1), out)
-    assert again["arms"]["chain"]["scores"] == first["arms"]["chain"]["scores"]
-    assert (out / "seed-1/sft/done.json").stat().st_mtime_ns == untouched
+    # Killed in the middle and started again in another folder: no run goes on, and the end is the same.
+    command = [sys.executable, "-m", "srl.cli", "experiment", str(small), "--seeds", "2", "--jobs", "2", "--out"]
+    with subprocess.Popen([*command, str(tmp_path / "killed")]) as process:
+        while not (tmp_path / "killed/seed-0/sft").is_dir():
+            assert process.poll() is None
+            time.sleep(0.1)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    again = write_experiment_results(
+        run_experiment(small, tmp_path / "killed", n_seeds=2, n_jobs=1), tmp_path / "killed"
+    )
+    assert {name: arm["scores"] for name, arm in again["arms"].items()} == {
+        name: arm["scores"] for name, arm in first["arms"].items()
+    }

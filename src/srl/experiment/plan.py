@@ -74,19 +74,9 @@ class Experiment(_Table):
                 raise ValueError(f"comparisons: no arm `{name}`{suggest(name, list(self.arms))}")
         return self
 
-    def chains(self, length: int, seed: int | None = None) -> list[Chain]:
-        """Every chain of so many stages that some arm (with that seed) needs, also on the way to a longer one."""
-        arms = [arm for arm in self.arms.values() if seed is None or arm.seeds is None or seed < arm.seeds]
-        return list(dict.fromkeys(arm.stages[:length] for arm in arms if len(arm.stages) >= length))
-
     def is_arm(self, chain: Chain) -> bool:
         """Whether its last model takes the test, or only goes on to a longer chain."""
         return any(arm.stages == chain for arm in self.arms.values())
-
-    @property
-    def longest_chain(self) -> int:
-        """In stages."""
-        return max(len(arm.stages) for arm in self.arms.values())
 
 
 def read_experiment(path: Path) -> Experiment:

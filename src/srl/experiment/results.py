@@ -44,7 +44,7 @@ def _arm(experiment: Experiment, arm: Arm, out: Path) -> dict[str, Any]:
     """Everything about one arm; its lists have one entry per seed."""
     n_seeds = sum(1 for _ in takewhile(lambda seed: (out / f"seed-{seed}").is_dir(), count()))
     groups = (Group(experiment, out, seed) for seed in range(min(arm.seeds or n_seeds, n_seeds)))
-    folders = (group.folder_of(arm.stages) for group in groups)
+    folders = (job.folder for group in groups for job in group.jobs(arm.stages))
     folders_of_seeds = list(takewhile(lambda folder: (folder / "done.json").is_file(), folders))
     done = [json.loads((folder / "done.json").read_text()) for folder in folders_of_seeds]
     scores = {"greedy": [], "sampled": [], "stepwise": []}  # type: dict[str, Scores]

@@ -16,12 +16,13 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from srl.errors import UserError
@@ -45,16 +46,30 @@ def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int, overwrit
     """
     experiment = read_experiment(path)
     open_experiment(experiment, out, overwrite=overwrite)
-    tuning, *seeds = (Group(experiment, out, seed) for seed in (None, *range(n_seeds)))
-    for group in (tuning, *seeds):
+    jobs = plan_jobs(experiment, out, n_seeds)
+    for group in {job.group.name: job.group for job in jobs.values() if isinstance(job, Run)}.values():
         group.write_data()
     os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, processes lose by them
-    with ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        _work(pool, [Base(experiment, out)])
-        for length in range(1, experiment.longest_chain + 1):
-            _work(pool, tuning.runs(length))
-            _work(pool, [run for group in seeds for run in group.runs(length)])
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
+        _work(pool, jobs, n_jobs)
     return experiment
+
+
+def plan_jobs(experiment: Experiment, out: Path, n_seeds: int) -> dict[Path, Job]:
+    """All that is to be done, by its folder: arm after arm, and before each job what it needs."""
+    jobs: dict[Path, Job] = {}
+
+    def add(job: Job) -> None:
+        for needed in job.needs:
+            add(needed)
+        jobs.setdefault(job.folder, job)
+
+    for arm in experiment.arms.values():
+        for seed in range(min(n_seeds, arm.seeds or n_seeds)):
+            for job in Group(experiment, out, seed).jobs(arm.stages):
+                add(job)
+    return jobs
 
 
 def open_experiment(experiment: Experiment, out: Path, *, overwrite: bool = False) -> None:
@@ -74,15 +89,36 @@ def open_experiment(experiment: Experiment, out: Path, *, overwrite: bool = Fals
     write_text(record, json.dumps({"experiment": wanted, **environment()}, indent=2) + "\n")
 
 
-def _work(pool: ProcessPoolExecutor, jobs: Sequence[Base | Run]) -> None:
-    """Do what is not yet done; a line as each ends."""
-    missing = [job for job in jobs if not (job.folder / "done.json").is_file()]
-    started = time.monotonic()
-    futures = {pool.submit(job.work): job for job in missing}
-    for n_done, future in enumerate(as_completed(futures), 1):
-        said = future.result()
-        left = timedelta(seconds=round((time.monotonic() - started) / n_done * (len(missing) - n_done)))
-        print(f"{futures[future].name}: {said}  [{n_done} of {len(missing)} such runs, {left} left]", flush=True)
+def _end_with_parent() -> None:
+    """A killed experiment must not leave runs behind that go on writing."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _work(pool: ProcessPoolExecutor, jobs: Mapping[Path, Job], n_jobs: int) -> None:
+    """Do what is not yet done, each job when all it needs has ended; a line as each ends."""
+    waiting = {folder: job for folder, job in jobs.items() if not _is_done(job)}
+    running: dict[Future[str], Job] = {}
+    started, n_missing = time.monotonic(), len(waiting)
+    while waiting or running:
+        ready = [job for job in waiting.values() if all(map(_is_done, job.needs))]
+        for job in ready[: n_jobs - len(running)]:
+            running[pool.submit(job.work)] = waiting.pop(job.folder)
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            name, said = running.pop(future).name, future.result()
+            n_done = n_missing - len(waiting) - len(running)
+            left = timedelta(seconds=round((time.monotonic() - started) / n_done * (n_missing - n_done)))
+            print(f"{name}: {said}  [{n_done} of {n_missing}, about {left} left]", flush=True)
+
+
+def _is_done(job: Job) -> bool:
+    return (job.folder / "done.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -116,40 +152,27 @@ class Group:
             with new_folder(self.folder / "data") as folder:
                 write_data(folder, self.experiment.domain, self.data_seed, reserved)
 
-    def folder_of(self, chain: Chain) -> Path:
-        """Where the last model of a chain took its test."""
-        return Run(self, chain, None).folder if chain else self.out / "base"
-
-    def runs(self, length: int) -> list[Run]:
-        """One run per chain of that length; when tuning one per learning rate, where there is a choice."""
-        if self.seed is not None:
-            return [Run(self, chain, None) for chain in self.experiment.chains(length, self.seed)]
-        chains = filter(self._helps_to_choose, self.experiment.chains(length))
-        return [Run(self, chain, rate) for chain in chains for rate in self.experiment.stages[chain[-1]].learning_rates]
-
-    def _helps_to_choose(self, chain: Chain) -> bool:
-        """Whether a learning rate is to be chosen for this chain, or for one that goes on from it."""
-        longer = [arm.stages for arm in self.experiment.arms.values() if arm.stages[: len(chain)] == chain]
-        names = {name for stages in longer for name in stages[len(chain) - 1 :]}
-        return any(len(self.experiment.stages[name].learning_rates) > 1 for name in names)
+    def jobs(self, chain: Chain) -> list[Job]:
+        """The run that ends a chain; when tuning one per learning rate; the base if there is no stage."""
+        if not chain:
+            return [Base(self.experiment, self.out)]
+        rates = [None] if self.seed is not None else self.experiment.stages[chain[-1]].learning_rates
+        return [Run(self, chain, rate) for rate in rates]
 
     def finished(self, chain: Chain) -> dict[str, Any]:
-        """What done.json says of a chain; when tuning, of its best learning rate."""
-        if self.seed is not None or not chain:
-            return _done(self.folder_of(chain))
-        rates = sorted(self.experiment.stages[chain[-1]].learning_rates)
-        return max((_done(Run(self, chain, rate).folder) for rate in rates), key=lambda done: done["validation"])
+        """What done.json says of a chain; when tuning, of its best learning rate, the smallest of equals."""
+        done = [json.loads((job.folder / "done.json").read_text()) for job in self.jobs(chain)]
+        return max(done, key=lambda one: (one.get("validation", 0), -one.get("learning_rate", 0)))
 
     def learning_rate(self, chain: Chain) -> float:
         """The one to train this seed with."""
         rates = self.experiment.stages[chain[-1]].learning_rates
-        tuning = Group(self.experiment, self.out, None)
-        return rates[0] if len(rates) == 1 else float(tuning.finished(chain)["learning_rate"])
+        return rates[0] if len(rates) == 1 else float(self.tuning.finished(chain)["learning_rate"])
 
-
-def _done(folder: Path) -> dict[str, Any]:
-    done: dict[str, Any] = json.loads((folder / "done.json").read_text())
-    return done
+    @property
+    def tuning(self) -> Group:
+        """The group that chooses learning rates."""
+        return Group(self.experiment, self.out, None)
 
 
 @dataclass(frozen=True)
@@ -164,6 +187,11 @@ class Base:
     def folder(self) -> Path:
         """Where its answers lie."""
         return self.out / "base"
+
+    @property
+    def needs(self) -> list[Job]:
+        """What must have ended before."""
+        return []
 
     def work(self) -> str:
         """Do it."""
@@ -193,6 +221,13 @@ class Run:
     def name(self) -> str:
         """For people."""
         return f"{self.group.name}, {self.folder.name}"
+
+    @property
+    def needs(self) -> list[Job]:
+        """What must have ended before: the stage before, and the choice of the learning rate."""
+        has_choice = len(self.group.experiment.stages[self.chain[-1]].learning_rates) > 1
+        before = self.group.jobs(self.chain[:-1])
+        return before + (self.group.tuning.jobs(self.chain) if self.tuned is None and has_choice else [])
 
     def work(self) -> str:
         """Train, choose the checkpoint, and, unless tuning, take the test."""
@@ -241,6 +276,9 @@ class Run:
 def _tokens(run: Path) -> int:
     """All that were sampled or trained on, prompts and refills included, as TRL counts them."""
     return int(max(line.get("num_tokens", 0) for line in read_metrics(run)))
+
+
+Job = Base | Run
 
 
 def _recipe(stage: Stage, model: str, data: Path, out: Path, seed: int, learning_rate: float) -> Recipe:
