@@ -4,7 +4,8 @@
 
 The demo's base model, the data of its first seed, the recipe tiny-srl with dynamic sampling, 40 batches per order
 without learning (a learning rate of 1e-20). With g_i the gradient of batch i and ḡ their mean, noise is the mean of
-|g_i − ḡ|² n/(n−1), signal is |ḡ|² − noise/n. Their ratio is the batch size, in batches, at which noise equals signal (arXiv 1812.06162).
+|g_i − ḡ|² n/(n−1), signal is |ḡ|² − noise/n. Their ratio is the batch size, in batches, at which noise equals signal
+(arXiv 1812.06162).
 """
 
 from __future__ import annotations

@@ -244,13 +244,13 @@ def test_the_model_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("kind", "changed", "reason"),
     [
-        ("Mistral", {"sliding_window": 4}, "sliding window"),
-        ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "not all its layers"),
-        ("Gemma2", {"head_dim": 8}, "not all its layers"),
-        ("GptOss", {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}, "not all its layers"),
-        ("Bloom", {}, "does not go through"),
-        ("Mamba", {"state_size": 4}, "does not go through"),
-        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "not all its layers"),
+        ("Mistral", {"sliding_window": 4}, "window of 4"),
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "layers of type"),
+        ("Gemma2", {"head_dim": 8}, "layers of type"),
+        ("GptOss", {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}, "layers of type"),
+        ("Bloom", {}, "attention of its own"),
+        ("Mamba", {"state_size": 4}, "layers of type"),
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of type"),
     ],
 )
 def test_models_it_cannot_take_are_refused(kind, changed, reason):

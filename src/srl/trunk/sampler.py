@@ -23,7 +23,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from srl.errors import UserError
-from srl.trunk.attention import model_inputs
+from srl.trunk.attention import model_inputs, why_no_packs
 from srl.trunk.branches import BRANCH_ATTENTION, BranchCache
 from srl.trunk.packing import pack
 
@@ -64,23 +64,13 @@ class SamplingOptions:
 
 def why_not(model: Any, generation_config: GenerationConfig | None = None) -> str | None:
     """Why `sample_completions` cannot take this model (or these options); None if it can."""
-    model = _without_adapter(model)
-    if model is None:
-        return "its adapter adds virtual tokens to the prompt"
-    config = model.config
-    layer_types = getattr(config, "layer_types", None)
-    reasons = {
-        "it is an encoder-decoder": config.is_encoder_decoder,
-        "it takes more than text": config.get_text_config() is not config,
-        "its attention does not go through transformers' interface": not model._supports_attention_backend,
-        "it has recurrent layers": model._is_stateful,
-        "not all its layers are full attention": set(layer_types or ()) - {"full_attention"},
-        "it has a sliding window": layer_types is None and getattr(config, "sliding_window", None) is not None,
-        "its keys and values are compressed": getattr(config, "kv_lora_rank", None) is not None,
-        "its attention scores are capped": getattr(config, "attn_logit_softcapping", None) is not None,
-    }
-    found = next((reason for reason, holds in reasons.items() if holds), None)
-    return found or (generation_config and _unknown_option(generation_config))
+    if problem := why_no_packs(model):
+        return problem
+    if model.config.get_text_config() is not model.config:
+        return "it takes more than text"
+    if getattr(model.config, "kv_lora_rank", None) is not None:
+        return "its keys and values are compressed"
+    return generation_config and _unknown_option(generation_config)
 
 
 def sample_completions(
@@ -124,7 +114,8 @@ def sample_completions(
     order = sorted(range(len(rows)), key=rows.__getitem__)
     n_waves = math.ceil(len(rows) / max_rows)
     completions: dict[int, tuple[list[int], list[float]]] = {}
-    with _sampling_mode(_without_adapter(model)) as policy:
+    transformer = model.get_base_model() if hasattr(model, "peft_config") else model  # adapters live in its layers
+    with _sampling_mode(transformer) as policy:
         for wave in range(n_waves):
             chosen = order[len(rows) * wave // n_waves : len(rows) * (wave + 1) // n_waves]
             drawn = _sample_wave(policy, [rows[i] for i in chosen], [generators[i] for i in chosen], options)
@@ -262,13 +253,6 @@ def _sampling_mode(model: Any) -> Iterator[PreTrainedModel]:
     finally:
         model.set_attn_implementation(attention)
         model.train(training)
-
-
-def _without_adapter(model: Any) -> Any:
-    """transformers' model within; adapters like LoRA live in its layers. None if the adapter changes the prompt."""
-    if not hasattr(model, "peft_config"):
-        return model
-    return None if model.active_peft_config.is_prompt_learning else model.get_base_model()
 
 
 HANDLED = {

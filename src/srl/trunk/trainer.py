@@ -25,7 +25,7 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler
 
 from srl.errors import UserError
-from srl.trunk.attention import TRUNK_ATTENTION, model_inputs
+from srl.trunk.attention import TRUNK_ATTENTION, model_inputs, why_no_packs
 from srl.trunk.packing import Ids, Pack, pack
 from srl.trunk.plan import Cost, ModelSize, cheapest
 from srl.trunk.sampler import SamplingOptions, sample_completions
@@ -294,22 +294,16 @@ class SharedPrefixTrainer(GRPOTrainer):
 
 
 def why_not(model: Any) -> str | None:
-    """What in a model's configuration rules packs out, for a message; None if nothing does."""
+    """What in a model rules training on packs out, for a message; None if nothing does."""
+    if problem := why_no_packs(model):
+        return problem
     config = model.config.get_text_config()
-    if unknown := {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}:
-        return f"it has layers of type {', '.join(sorted(unknown))}"
-    if getattr(config, "sliding_window", None):
-        return f"its attention sees a window of {config.sliding_window} tokens only"
-    if not model._supports_attention_backend:
-        return "its architecture has an attention of its own, not transformers' interface"
     if config._attn_implementation != "sdpa":
         return f"the model's attn_implementation is {config._attn_implementation}; load it with sdpa"
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         return "dropout would treat the rows that share a token alike; set it to 0"
     if getattr(config, "attention_dropout", 0.0):
         return f"its attention has a dropout of {config.attention_dropout}; set it to 0"
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        return "prompt tuning puts tokens before every row"
     return None
 
 
