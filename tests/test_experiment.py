@@ -16,7 +16,7 @@ from srl.evaluation.statistics import mean_over_seeds, mean_score
 from srl.experiment.data import read_problems, write_data, write_problems
 from srl.experiment.plan import Domain, read_experiment
 from srl.experiment.results import write_experiment_results
-from srl.experiment.run import open_experiment, plan_jobs, run_experiment
+from srl.experiment.schedule import open_experiment, plan_jobs, run_experiment
 from srl.files import read_rows
 from srl.prompts import parse_completion
 from srl.tiny import expert_choice, operations, random_problem, reduce_at, solve, terms

@@ -12,7 +12,7 @@ def experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int, overwrite: b
         UserError: a wrong experiment file; `out` is something else, or belongs to another experiment.
     """
     from srl.experiment.results import write_experiment_results
-    from srl.experiment.run import run_experiment
+    from srl.experiment.schedule import run_experiment
     from srl.report.page import write_report
 
     plan = run_experiment(path, out, n_seeds=n_seeds, n_jobs=n_jobs, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""The runs of an experiment, several at a time. What has ended is not done again: the same command goes on.
+"""The runs of an experiment, each a job by itself: training, the choice of a checkpoint, the test.
 
 OUT/experiment.json       the experiment, versions, commit, command
 OUT/problems/             validation and test problems (`srl evaluate` reads them)
@@ -12,113 +12,24 @@ OUT/tuning/CHAIN@RATE/    the same with a seed of its own, without test: only to
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-from srl.errors import UserError
 from srl.evaluation.protocols import ProtocolName
-from srl.experiment.data import read_problems, write_data, write_problems
-from srl.experiment.plan import Chain, Experiment, Stage, read_experiment
+from srl.experiment.data import read_problems, write_data
+from srl.experiment.plan import Chain, Experiment, Stage
 from srl.files import new_folder, write_text
 from srl.recipe import Recipe, read_recipe
-from srl.run_folder import environment, read_metrics, resolve_model
+from srl.run_folder import read_metrics, resolve_model
 
 TUNING_SEED = 1_000
 STEP_TOKENS = 40
 BATCH_SIZE = 250
-
-
-def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int, overwrite: bool = False) -> Experiment:
-    """Run an experiment, or go on with it.
-
-    Raises:
-        UserError: a wrong experiment file; `out` is something else, or belongs to another experiment.
-    """
-    experiment = read_experiment(path)
-    open_experiment(experiment, out, overwrite=overwrite)
-    jobs = plan_jobs(experiment, out, n_seeds)
-    for group in {job.group.name: job.group for job in jobs.values() if isinstance(job, Run)}.values():
-        group.write_data()
-    os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, processes lose by them
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
-        _work(pool, jobs, n_jobs)
-    return experiment
-
-
-def plan_jobs(experiment: Experiment, out: Path, n_seeds: int) -> dict[Path, Job]:
-    """All that is to be done, by its folder: arm after arm, and before each job what it needs."""
-    jobs: dict[Path, Job] = {}
-
-    def add(job: Job) -> None:
-        for needed in job.needs:
-            add(needed)
-        jobs.setdefault(job.folder, job)
-
-    for arm in experiment.arms.values():
-        for seed in range(min(n_seeds, arm.seeds or n_seeds)):
-            for job in Group(experiment, out, seed).jobs(arm.stages):
-                add(job)
-    return jobs
-
-
-def open_experiment(experiment: Experiment, out: Path, *, overwrite: bool = False) -> None:
-    """Start `out`, or make sure that it belongs to the same experiment."""
-    record = out / "experiment.json"
-    wanted = experiment.model_dump(mode="json")
-    if record.is_file() and overwrite:
-        shutil.rmtree(out)
-    elif record.is_file():
-        if json.loads(record.read_text())["experiment"] != wanted:
-            raise UserError(f"{out}: holds another experiment, or another version of it; choose another --out")
-        return
-    elif out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: expected an empty folder or an experiment, found other files; choose another --out")
-    (out / "problems").mkdir(parents=True)
-    write_problems(out / "problems", experiment.domain)
-    write_text(record, json.dumps({"experiment": wanted, **environment()}, indent=2) + "\n")
-
-
-def _end_with_parent() -> None:
-    """A killed experiment must not leave runs behind that go on writing."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def _work(pool: ProcessPoolExecutor, jobs: Mapping[Path, Job], n_jobs: int) -> None:
-    """Do what is not yet done, each job when all it needs has ended; a line as each ends."""
-    waiting = {folder: job for folder, job in jobs.items() if not _is_done(job)}
-    running: dict[Future[str], Job] = {}
-    started, n_missing = time.monotonic(), len(waiting)
-    while waiting or running:
-        ready = [job for job in waiting.values() if all(map(_is_done, job.needs))]
-        for job in ready[: n_jobs - len(running)]:
-            running[pool.submit(job.work)] = waiting.pop(job.folder)
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            name, said = running.pop(future).name, future.result()
-            n_done = n_missing - len(waiting) - len(running)
-            left = timedelta(seconds=round((time.monotonic() - started) / n_done * (n_missing - n_done)))
-            print(f"{name}: {said}  [{n_done} of {n_missing}, about {left} left]", flush=True)
-
-
-def _is_done(job: Job) -> bool:
-    return (job.folder / "done.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -279,6 +190,11 @@ def _tokens(run: Path) -> int:
 
 
 Job = Base | Run
+
+
+def is_done(job: Job) -> bool:
+    """Whether a job has ended; else nothing of it counts."""
+    return (job.folder / "done.json").is_file()
 
 
 def _recipe(stage: Stage, model: str, data: Path, out: Path, seed: int, learning_rate: float) -> Recipe:
