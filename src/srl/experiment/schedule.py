@@ -111,6 +111,5 @@ def _work(pool: ProcessPoolExecutor, jobs: Mapping[Path, Job], n_jobs: int) -> N
                 n_done = n_missing - len(waiting) - len(running)
                 minutes = (time.monotonic() - started) / 60 / n_done * (n_missing - n_done)
                 bar.advance(task)
-                bar.console.print(
-                    f"{name}: {said}  \\[{n_done} of {n_missing}, about {minutes:.0f} min left]", soft_wrap=True
-                )
+                line = f"{name}: {said}  [{n_done} of {n_missing}, about {minutes:.0f} min left]"
+                bar.console.print(line, markup=False, soft_wrap=True)
