@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from srl.errors import UserError
-from srl.evaluation.statistics import mean_over_seeds, mean_score
+from srl.evaluation.statistics import difference_over_seeds, mean_over_seeds, mean_score, paired_difference
 from srl.experiment.data import read_problems, write_data, write_problems
 from srl.experiment.plan import Domain, read_experiment
 from srl.experiment.results import write_experiment_results
@@ -220,9 +220,20 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 50 <= covered <= 60
 
 
-def test_no_difference_at_all_still_has_an_interval():
-    estimate = mean_over_seeds([[0.0] * 50] * 3)
-    assert estimate.low < 0 < estimate.high
+def test_differences_are_paired_by_seed_and_problem():
+    rng = np.random.default_rng(3)
+    before = rng.random((4, 80))
+    shift = 0.1 + 0.01 * rng.normal(size=(4, 80))
+    estimate = difference_over_seeds(before.tolist(), (before + shift).tolist())
+    assert estimate.value == pytest.approx(shift.mean())
+    assert estimate.high - estimate.low < 0.01  # unpaired it would be 0.1
+
+
+def test_where_nothing_varies_the_interval_is_that_of_the_problems():
+    wrong = [[0.0] * 50] * 3
+    assert mean_over_seeds(wrong) == mean_score(wrong[0])
+    assert mean_over_seeds(wrong).low == 0.0 < mean_over_seeds(wrong).high
+    assert difference_over_seeds(wrong, wrong) == paired_difference(wrong[0], wrong[0])
 
 
 # --- runs -------------------------------------------------------------------------------------------------

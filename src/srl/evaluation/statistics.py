@@ -75,25 +75,41 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Estima
     return Estimate(value, _standard_error(differences), low, high)
 
 
-def mean_over_seeds(scores: Sequence[Sequence[float]]) -> Estimate:
-    """The mean of scores (seeds, problems), with its bootstrap interval: a resample draws seeds and problems.
+Scores = Sequence[Sequence[float]]
+"""(seeds, problems)"""
 
-    For scores of one method, or for paired differences of two. A few seeds show less than their true spread: with five,
-    the part of the interval that is due to them is about a tenth too narrow.
+
+def mean_over_seeds(scores: Scores) -> Estimate:
+    """The mean over seeds and problems, with its bootstrap interval: a resample draws seeds and problems.
+
+    A few seeds show less than their true spread: with five, the part of the interval that is due to them is about a
+    tenth too narrow. Where all scores are equal the interval is that of one seed.
     """
+    return _over_seeds(scores) or mean_score(scores[0])
+
+
+def difference_over_seeds(before: Scores, after: Scores) -> Estimate:
+    """The mean of after − before, paired by seed and problem; likewise."""
+    pairs = list(zip(before, after, strict=True))
+    differences = [[b - a for a, b in zip(one, other, strict=True)] for one, other in pairs]
+    return _over_seeds(differences) or paired_difference(*pairs[0])
+
+
+def _over_seeds(values: Scores) -> Estimate | None:
+    """None where all values are equal: resamples tell nothing then."""
     import numpy as np
 
-    scores_SP = np.asarray(scores, dtype=float)
-    if scores_SP.min() == scores_SP.max():
-        return paired_difference([0.0] * scores_SP.shape[1], scores_SP[0].tolist())
+    values_SP = np.asarray(values, dtype=float)
+    if not np.ptp(values_SP):
+        return None
     rng = np.random.default_rng(SEED)
-    n_seeds, n_problems = scores_SP.shape
+    n_seeds, n_problems = values_SP.shape
     means = []
     for _ in range(RESAMPLES // 1000):
         seeds_RS = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=1000) / n_seeds
         problems_RP = rng.multinomial(n_problems, np.full(n_problems, 1 / n_problems), size=1000) / n_problems
-        means.append(np.einsum("rs,sp,rp->r", seeds_RS, scores_SP, problems_RP, optimize=True))
-    return Estimate(float(scores_SP.mean()), None, *_percentiles(np.concatenate(means)))
+        means.append(np.einsum("rs,sp,rp->r", seeds_RS, values_SP, problems_RP, optimize=True))
+    return Estimate(float(values_SP.mean()), None, *_percentiles(np.concatenate(means)))
 
 
 def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srl.evaluation.results import interval, percent, read_results
-from srl.evaluation.statistics import mean_over_seeds
+from srl.evaluation.statistics import difference_over_seeds, mean_over_seeds
 from srl.experiment.plan import Arm, Experiment
 from srl.experiment.run import Group
 from srl.files import write_text
@@ -79,12 +79,12 @@ def _comparison(arms: dict[str, Any], better: str, than: str) -> dict[str, Any]:
     for column in ("greedy", "sampled", "stepwise"):
         pairs = list(zip(arms[better]["scores"][column], arms[than]["scores"][column], strict=False))
         if pairs:
-            differences = [[a - b for a, b in zip(one, other, strict=True)] for one, other in pairs]
-            estimate = mean_over_seeds(differences)
+            better_scores, than_scores = zip(*pairs, strict=True)
+            estimate = difference_over_seeds(than_scores, better_scores)
             found[column] = {
                 "difference": estimate.value,
                 "interval": [estimate.low, estimate.high],
-                "seeds_won": sum(sum(of_seed) > 0 for of_seed in differences),
+                "seeds_won": sum(sum(one) > sum(other) for one, other in pairs),
             }
     return found
 
