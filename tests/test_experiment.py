@@ -17,8 +17,10 @@ from srl.experiment.data import read_problems, write_data, write_problems
 from srl.experiment.plan import Domain, read_experiment
 from srl.experiment.results import write_experiment_results
 from srl.experiment.schedule import open_experiment, plan_jobs, run_experiment
+from srl.experiment.steps import step_scores
 from srl.files import read_rows
 from srl.prompts import parse_completion
+from srl.run_folder import resolve_model
 from srl.tiny import expert_choice, operations, random_problem, reduce_at, solve, terms
 
 SMALL = """
@@ -188,6 +190,15 @@ def test_the_data_folders_hold_the_same_solutions_in_three_forms(tmp_path):
         aloud = f"<think>{row['thought']}</think>\n{row['expert_action']}"
         actions = [parse_completion(part.strip()).action for part in aloud.split("\n\n")]
         assert "\n\n".join(actions) == problem["solution"]
+
+
+def test_the_model_that_comes_with_srl_knows_the_format_and_not_the_plan():
+    rng = random.Random(5)
+    problems = [random_problem(rng, 5) for _ in range(20)]
+    found = step_scores(resolve_model("tiny-base"), problems, max_tokens=40, batch_size=120)
+    assert found["malformed"] < 0.05
+    assert 0.2 < found["exact"] < 0.6
+    assert 0.8 < found["reward"] < 0.95
 
 
 # --- statistics -------------------------------------------------------------------------------------------
