@@ -8,7 +8,8 @@ import pytest
 from srl.errors import UserError
 from srl.recipe import read_recipe, recipe_toml
 
-NAMES = sorted(file.name.removesuffix(".toml") for file in (resources.files("srl") / "recipes").iterdir())
+FILES = (file for file in (resources.files("srl") / "recipes").iterdir() if file.is_file())
+NAMES = sorted(file.name.removesuffix(".toml") for file in FILES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -47,7 +47,8 @@ class SampledByTRL(SRLTrainer):
 def trainer_on(model, folder, *, change=lambda model: None, lora=False, rows=None, same_completions=True, **changed):
     loaded = AutoModelForCausalLM.from_pretrained(model)
     change(loaded)
-    config = {"dynamic_sampling": False, "max_completion_length": 8, **changed}
+    # Adam makes steps of full length from gradients that are rounding errors of zero, unless epsilon is above those.
+    config = {"dynamic_sampling": False, "max_completion_length": 8, "adam_epsilon": 1e-4, **changed}
     return (SampledByTRL if same_completions else SRLTrainer)(
         model=loaded,
         processing_class=AutoTokenizer.from_pretrained(model),

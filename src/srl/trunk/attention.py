@@ -50,12 +50,11 @@ def why_no_packs(model: Any) -> str | None:
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         return "its adapter adds virtual tokens to the prompt"
     config = model.config.get_text_config()
-    layer_types = getattr(config, "layer_types", None)
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder"
-    if unknown := {*(layer_types or ())} - {"full_attention"}:
+    if unknown := {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}:
         return f"it has layers of type {', '.join(sorted(unknown))}"
-    if layer_types is None and getattr(config, "sliding_window", None):
+    if getattr(config, "sliding_window", None):
         return f"its attention sees a window of {config.sliding_window} tokens only"
     if getattr(config, "attn_logit_softcapping", None):
         return "its attention scores are capped"
