@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Callable
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from srl.errors import UserError
 
 Option = bool | int | float | str
+Read = TypeVar("Read", bound=BaseModel)
 
 
 class _Table(BaseModel):
@@ -172,23 +175,36 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         UserError: no such file or name, broken TOML, a misspelt key (with a suggestion), a wrong value.
     """
-    packaged = resources.files("srl") / "recipes" / f"{path}.toml"
+    text = own_or_given(path, resources.files("srl") / "recipes", "recipe")
+    return from_toml(Recipe, text, str(path), _explain)
+
+
+def own_or_given(path: Path, folder: Traversable, kind: str) -> str:
+    """The text of a file, or of the one of srl's own of that bare name in `folder`.
+
+    Raises:
+        UserError: neither is there; says which names there are.
+    """
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
-    elif packaged.is_file():
-        text = packaged.read_text(encoding="utf-8")
-    else:
-        files = (resources.files("srl") / "recipes").iterdir()
-        names = sorted(file.name.removesuffix(".toml") for file in files if file.is_file())
-        raise UserError(f"{path}: no such recipe file; or one of srl's own: {', '.join(names)}")
+        return path.read_text(encoding="utf-8")
+    if (own := folder / f"{path}.toml").is_file():
+        return own.read_text(encoding="utf-8")
+    names = sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.is_file())
+    raise UserError(f"{path}: no such {kind} file; or one of srl's own: {', '.join(names)}")
+
+
+def from_toml(model: type[Read], text: str, name: str, explain: Callable[[ValidationError], str]) -> Read:
+    """Read TOML as a model.
+
+    Raises:
+        UserError: broken TOML, or what `explain` says of a key or value.
+    """
     try:
-        values = tomllib.loads(text)
+        return model.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    try:
-        return Recipe.model_validate(values)
+        raise UserError(f"{name}: not valid TOML: {error}") from None
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
+        raise UserError(f"{name}: {explain(error)}") from None
 
 
 def _explain(error: ValidationError) -> str:

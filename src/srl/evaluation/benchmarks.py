@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from srl.answers import judge, last_box
 from srl.errors import UserError
 from srl.files import Row, read_rows
-from srl.recipe import suggest
+from srl.recipe import from_toml, suggest
 
 UNPINNED = "unpinned"
 
@@ -138,15 +137,14 @@ def read_benchmark(name: str) -> Benchmark:
         raise UserError(
             f"unknown benchmark `{name}`{suggest(name, known)}; there are {', '.join(known)}, or give a .toml file"
         )
-    try:
-        benchmark = Benchmark.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{name}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"])) or "benchmark"
-        raise UserError(f"{name}: `{key}`: {problem['msg']}{suggest(key, list(Benchmark.model_fields))}") from None
+    benchmark = from_toml(Benchmark, text, name, _explain)
     return benchmark.model_copy(update={"file": path.parent / benchmark.file}) if benchmark.file else benchmark
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(map(str, problem["loc"])) or "benchmark"
+    return f"`{key}`: {problem['msg']}{suggest(key, list(Benchmark.model_fields))}"
 
 
 def _hub_rows(name: str, benchmark: Benchmark) -> Iterable[Row]:

@@ -6,15 +6,13 @@ the one before, the first from the base. An arm is a chain and how its last mode
 
 from __future__ import annotations
 
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from srl.errors import UserError
-from srl.recipe import suggest
+from srl.recipe import from_toml, own_or_given, suggest
 
 Chain = tuple[str, ...]
 """The names of stages; none: the base itself."""
@@ -85,19 +83,11 @@ def read_experiment(path: Path) -> Experiment:
     Raises:
         UserError: no such file or name, broken TOML, an unknown key or a wrong value.
     """
-    folder = resources.files("srl") / "recipes" / "experiments"
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-    elif (folder / f"{path}.toml").is_file():
-        text = (folder / f"{path}.toml").read_text(encoding="utf-8")
-    else:
-        names = sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
-        raise UserError(f"{path}: no such experiment file; or one of srl's own: {', '.join(names)}")
-    try:
-        return Experiment.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "experiment"
-        raise UserError(f"{path}: `{where}`: {problem['msg']}") from None
+    text = own_or_given(path, resources.files("srl") / "recipes" / "experiments", "experiment")
+    return from_toml(Experiment, text, str(path), _explain)
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"])) or "experiment"
+    return f"`{where}`: {problem['msg']}"
