@@ -229,7 +229,7 @@ def floor(trainer, rows, lengths) -> float:
     import numpy as np
     import torch
 
-    from srl.trunk.attention import CPU
+    from srl.trunk.kernels import CPU
     from srl.trunk.packing import pack
 
     (needed,) = pack(rows, lengths)

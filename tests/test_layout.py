@@ -29,7 +29,7 @@ ORDER = [
     {"prepare"},
     {"show"},
     {"rewards", "run_folder"},
-    {"trunk.packing"},
+    {"trunk.packing", "trunk.kernels", "trunk.support"},
     {"trunk.attention", "trunk.plan"},
     {"trunk.branches"},
     {"trunk.sampler"},
@@ -78,7 +78,7 @@ def test_imports_run_one_way():
 def test_trl_and_torch_stay_in_their_rooms():
     heavy = {"torch", "trl", "transformers", "datasets", "peft", "accelerate"}
     rooms = {"trainer", "train", "rows", "progress", "forecast", "evaluation.huggingface"}
-    rooms |= {"trunk.attention", "trunk.branches", "trunk.sampler", "trunk.trainer"}
+    rooms |= {"trunk.kernels", "trunk.support", "trunk.attention", "trunk.branches", "trunk.sampler", "trunk.trainer"}
     for name, tree in modules():
         top_level = {
             alias.name.partition(".")[0]

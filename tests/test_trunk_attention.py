@@ -12,7 +12,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from srl.trunk import attention
-from srl.trunk.attention import TRUNK_ATTENTION, agrees_with_math, model_inputs
+from srl.trunk.attention import TRUNK_ATTENTION, model_inputs
+from srl.trunk.kernels import CPU, MATH, agrees_with_math
 from srl.trunk.packing import AttentionPlan, Block, pack
 
 VOCABULARY = 40
@@ -148,18 +149,18 @@ def test_bfloat16_is_as_near_to_the_truth_as_padded_rows_are():
 
 
 def test_plain_arithmetic_is_right_too(monkeypatch, precise_norms):
-    monkeypatch.setattr(attention, "kernel_for", lambda query: attention.MATH)
+    monkeypatch.setattr(attention, "kernel_for", lambda query: MATH)
     assert_equal(model_of(dtype=torch.float64), *trajectory(), TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_kernels_are_checked_against_plain_arithmetic(dtype):
     def without_merged_lse(d_out, q, k, v, out, lse, causal, scale):
-        return attention.CPU.backward(d_out, q, k, v, out, lse - 0.5, causal, scale)
+        return CPU.backward(d_out, q, k, v, out, lse - 0.5, causal, scale)
 
     cpu = torch.device("cpu")
-    assert agrees_with_math(attention.CPU, cpu, dtype, 16)
-    assert not agrees_with_math(attention.CPU._replace(backward=without_merged_lse), cpu, dtype, 16)
+    assert agrees_with_math(CPU, cpu, dtype, 16)
+    assert not agrees_with_math(CPU._replace(backward=without_merged_lse), cpu, dtype, 16)
 
 
 @st.composite

@@ -14,7 +14,8 @@ from transformers import GenerationConfig
 from transformers.generation import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from srl.errors import UserError
-from srl.trunk.sampler import SamplingOptions, draw, sample_completions, why_not
+from srl.trunk.sampler import SamplingOptions, draw, sample_completions
+from srl.trunk.support import why_no_sampling
 from srl.trunk.trainer import SharedPrefixConfig, SharedPrefixTrainer
 
 VOCABULARY = 40
@@ -255,18 +256,18 @@ def test_the_model_is_left_as_it_was():
 )
 def test_models_it_cannot_take_are_refused(kind, changed, reason):
     model = model_of(kind, **changed)
-    assert reason in why_not(model)
+    assert reason in why_no_sampling(model)
     with pytest.raises(UserError, match=reason):
         sample_completions(model, [[1, 2]], SamplingOptions(max_new_tokens=2))
 
 
 def test_encoder_decoders_and_virtual_tokens_are_refused():
     config = transformers.T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    assert "encoder-decoder" in why_not(transformers.T5ForConditionalGeneration(config))
+    assert "encoder-decoder" in why_no_sampling(transformers.T5ForConditionalGeneration(config))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prompt_tuned = get_peft_model(model_of(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    assert "virtual tokens" in why_not(prompt_tuned)
+    assert "virtual tokens" in why_no_sampling(prompt_tuned)
 
 
 def test_an_empty_prompt_is_an_error():
@@ -282,15 +283,15 @@ def test_generation_configs_are_understood_or_refused():
     config = GenerationConfig(
         max_new_tokens=7, do_sample=True, temperature=0.5, top_k=3, top_p=0.9, eos_token_id=[1, 2], pad_token_id=0
     )
-    assert why_not(model_of(), config) is None
+    assert why_no_sampling(model_of(), config) is None
     expected = SamplingOptions(7, temperature=0.5, top_k=3, top_p=0.9, eos_token_ids=(1, 2))
     assert SamplingOptions.from_generation_config(config) == expected
     greedy = GenerationConfig(max_new_tokens=7, eos_token_id=1, repetition_penalty=1.0)
-    assert why_not(model_of(), greedy) is None
+    assert why_no_sampling(model_of(), greedy) is None
     assert SamplingOptions.from_generation_config(greedy) == SamplingOptions(7, temperature=0, eos_token_ids=(1,))
     for changed in ({"repetition_penalty": 1.1}, {"num_beams": 2}, {"cache_implementation": "static"}):
-        assert next(iter(changed)) in why_not(model_of(), GenerationConfig(max_new_tokens=7, **changed))
-    assert "max_new_tokens" in why_not(model_of(), GenerationConfig())
+        assert next(iter(changed)) in why_no_sampling(model_of(), GenerationConfig(max_new_tokens=7, **changed))
+    assert "max_new_tokens" in why_no_sampling(model_of(), GenerationConfig())
 
 
 # --- in TRL's trainer -----------------------------------------------------------------------------------

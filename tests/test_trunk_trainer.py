@@ -13,7 +13,8 @@ from trl import GRPOTrainer
 
 from srl.errors import UserError
 from srl.trainer import SRLConfig, SRLTrainer
-from srl.trunk.trainer import TrajectorySampler, in_order, like_after_like, why_not
+from srl.trunk.support import why_no_training
+from srl.trunk.trainer import TrajectorySampler, in_order, like_after_like
 
 NAMES = ("loss", "grad_norm", "reward", "completions/mean_length")
 
@@ -225,7 +226,7 @@ def test_where_packs_cannot_be_right_it_says_so_once_and_computes_rows(
 def test_other_architectures_are_known_beforehand(kind, changed, named):
     size = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 40}
     config = getattr(transformers, f"{kind}Config")(**size, bos_token_id=1, eos_token_id=2, **changed)
-    problem = why_not(transformers.AutoModelForCausalLM.from_config(config))
+    problem = why_no_training(transformers.AutoModelForCausalLM.from_config(config))
     assert named in problem if named else problem is None
 
 

@@ -1,4 +1,4 @@
-"""Completions from a model in this process: over shared prompts where samples have them, else by `generate`."""
+"""Completions from a model in this process: over shared keys where prompts are few, else by `generate`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from srl.errors import UserError
 from srl.evaluation.protocols import Reply
 from srl.records import Message
 from srl.rows import load_tokenizer
-from srl.trunk.sampler import SamplingOptions, sample_completions, why_not
+from srl.trunk.sampler import SamplingOptions, sample_completions
+from srl.trunk.support import why_no_sampling
 
 
 class TransformersEngine:
@@ -41,7 +42,9 @@ class TransformersEngine:
         """One completion per prompt; the same batch with the same seeds is completed the same way."""
         ends = self._end_tokens()
         asked = [list(prompt) for prompt in prompts]
-        if 2 * len(set(map(str, prompts))) <= len(prompts) and not why_not(self.model):
+        # Every prompt of its own is a small product per layer and token: few of them, or many samples of each.
+        few_prompts = 2 * len(set(map(str, prompts))) <= max(2, len(prompts))
+        if few_prompts and not why_no_sampling(self.model):
             ids = self.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
             options = SamplingOptions(self.max_tokens, temperature, eos_token_ids=tuple(ends))
             completions, _ = sample_completions(self.model, ids, options, seed=seeds)

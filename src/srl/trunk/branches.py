@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from srl.trunk.attention import kernel_for, trunk_attention
+from srl.trunk.attention import trunk_attention
+from srl.trunk.kernels import kernel_for, merge_
 from srl.trunk.packing import AttentionPlan, Pack
 
 BRANCH_ATTENTION = "srl_branches"
@@ -118,9 +119,7 @@ class BranchCache:
                 continue
             merged_out, merged_lse = out_KBRD[:, first:last], lse_KBR[:, first:last]
             out, lse = attention(query_KBRD[None, :, first:last].flatten(2, 3), keys, values, False, scale)
-            out, lse = out.reshape(merged_out.shape).to(lse.dtype), lse.reshape(merged_lse.shape)
-            merged_out.lerp_(out, torch.sigmoid(lse - merged_lse)[..., None])
-            torch.logaddexp(merged_lse, lse, out=merged_lse)
+            merge_(merged_out, merged_lse, out.reshape(merged_out.shape), lse.reshape(merged_lse.shape))
         return out_KBRD.permute(1, 0, 2, 3).flatten(1, 2).to(value_KBD.dtype)
 
 

@@ -23,9 +23,10 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from srl.errors import UserError
-from srl.trunk.attention import model_inputs, why_no_packs
+from srl.trunk.attention import model_inputs
 from srl.trunk.branches import BRANCH_ATTENTION, BranchCache
 from srl.trunk.packing import pack
+from srl.trunk.support import why_no_sampling
 
 PREFILL_TOKENS = 8192
 """Prompt tokens per forward pass, as far as single prompts are not longer: bounds the activations."""
@@ -49,7 +50,7 @@ class SamplingOptions:
 
     @classmethod
     def from_generation_config(cls, config: GenerationConfig) -> SamplingOptions:
-        """The same in transformers' words; what is not set there is neutral here. `why_not` knows what is lost."""
+        """From transformers' words; what is not set there is neutral here. What it cannot say: `why_no_sampling`."""
         eos = config.eos_token_id
         temperature = 1.0 if config.temperature is None else config.temperature
         return cls(
@@ -60,17 +61,6 @@ class SamplingOptions:
             min_p=config.min_p or 0.0,
             eos_token_ids=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
         )
-
-
-def why_not(model: Any, generation_config: GenerationConfig | None = None) -> str | None:
-    """Why `sample_completions` cannot take this model (or these options); None if it can."""
-    if problem := why_no_packs(model):
-        return problem
-    if model.config.get_text_config() is not model.config:
-        return "it takes more than text"
-    if getattr(model.config, "kv_lora_rank", None) is not None:
-        return "its keys and values are compressed"
-    return generation_config and _unknown_option(generation_config)
 
 
 def sample_completions(
@@ -94,9 +84,9 @@ def sample_completions(
         order of the prompts, the completions of one together.
 
     Raises:
-        UserError: `why_not` says so, or a prompt is empty.
+        UserError: `why_no_sampling` says so, or a prompt is empty.
     """
-    if reason := why_not(model):
+    if reason := why_no_sampling(model):
         raise UserError(f"{type(model).__name__} cannot sample with shared prefixes: {reason}; use `generate`")
     rows: list[Prompt] = [tuple(prompt) for prompt in prompt_ids for _ in range(num_generations)]
     if () in rows:
@@ -253,20 +243,3 @@ def _sampling_mode(model: Any) -> Iterator[PreTrainedModel]:
     finally:
         model.set_attn_implementation(attention)
         model.train(training)
-
-
-HANDLED = {
-    *("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "eos_token_id"),
-    *("pad_token_id", "bos_token_id", "use_cache", "disable_compile", "transformers_version"),
-}
-NEUTRAL = {"repetition_penalty": 1.0, "num_beams": 1, "num_return_sequences": 1}
-
-
-def _unknown_option(config: GenerationConfig) -> str | None:
-    """The first option that `SamplingOptions` cannot express."""
-    if config.max_new_tokens is None:
-        return "max_new_tokens is not set"
-    for name, value in config.to_diff_dict().items():
-        if name not in HANDLED and value != NEUTRAL.get(name):
-            return f"{name} = {value!r} is an option for `generate` only"
-    return None

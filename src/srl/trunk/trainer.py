@@ -25,11 +25,11 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler
 
 from srl.errors import UserError
-from srl.trunk.attention import TRUNK_ATTENTION, model_inputs, why_no_packs
+from srl.trunk.attention import TRUNK_ATTENTION, model_inputs
 from srl.trunk.packing import Ids, Pack, pack
 from srl.trunk.plan import Cost, ModelSize, cheapest
 from srl.trunk.sampler import SamplingOptions, sample_completions
-from srl.trunk.sampler import why_not as why_not_sample
+from srl.trunk.support import why_no_sampling, why_no_training
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class SharedPrefixTrainer(GRPOTrainer):
             return "torch_compile would compile anew for every batch"
         if self.args.use_transformers_continuous_batching:
             return "continuous batching sets the model's attention itself"
-        return why_not(self.model)
+        return why_no_training(self.model)
 
     def _stop_sharing(self, problem: str) -> None:
         self._shares = False
@@ -253,7 +253,7 @@ class SharedPrefixTrainer(GRPOTrainer):
         if not self._shares or self.use_vllm or self.use_transformers_continuous_batching:
             return True
         # The ranks of a sharded model would have to take equally many steps.
-        return bool(self.is_fsdp_enabled or self._dist.is_zero3 or why_not_sample(self.model, self.generation_config))
+        return bool(self.is_fsdp_enabled or self._dist.is_zero3 or why_no_sampling(self.model, self.generation_config))
 
     # --- which rows come together --------------------------------------------------------------------
 
@@ -291,20 +291,6 @@ class SharedPrefixTrainer(GRPOTrainer):
         )
         over_all_tokens = self.loss_type == "bnpo" or self.top_entropy_quantile < 1 or self._entropy_bonus_enabled
         return bool(cut_by_steps or over_all_tokens)
-
-
-def why_not(model: Any) -> str | None:
-    """What in a model rules training on packs out, for a message; None if nothing does."""
-    if problem := why_no_packs(model):
-        return problem
-    config = model.config.get_text_config()
-    if config._attn_implementation != "sdpa":
-        return f"the model's attn_implementation is {config._attn_implementation}; load it with sdpa"
-    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
-        return "dropout would treat the rows that share a token alike; set it to 0"
-    if getattr(config, "attention_dropout", 0.0):
-        return f"its attention has a dropout of {config.attention_dropout}; set it to 0"
-    return None
 
 
 def like_after_like(
