@@ -1,5 +1,6 @@
 """What `srl train` makes of a data folder, before any training."""
 
+import copy
 import json
 
 import pytest
@@ -105,3 +106,19 @@ def test_a_template_that_opens_the_thought_is_refused(tiny_model, tmp_path):
     template.write_text(template.read_text().replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
     with pytest.raises(UserError, match="opens <think> itself"):
         load_tokenizer(str(tmp_path / "m"))
+
+
+def test_a_template_that_breaks_prefixes_is_named(tmp_path, tokenizer, capsys):
+    texts = ["Question: 1 + 1\n\n", "Question: 1 + 1\n\n1. Add\n\n", "Question: 2\n\n", "another text"]
+    prompts = [[{"role": "user", "content": text}] for text in texts]
+    (tmp_path / "train.steps.jsonl").write_text("".join(step(i, prompt=prompt) for i, prompt in enumerate(prompts)))
+    load_rows(recipe(tmp_path), "train", tokenizer)
+    assert "tokens do not" not in capsys.readouterr().out
+    counting = copy.deepcopy(tokenizer)
+    # What varies stands before the text.
+    counting.chat_template = "{{ messages[-1].content | length }} " + tokenizer.chat_template
+    load_rows(recipe(tmp_path), "train", counting)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "tokens do not" in line]
+    assert "in 1 of 1 cases" in line  # the others' texts do not go on
+    assert "trajectory t, steps 0 and 1: token 1 of" in line
+    assert "is '2' instead of '1'" in line
