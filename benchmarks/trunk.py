@@ -4,10 +4,7 @@
     python benchmarks/trunk.py --curve          # also docs/trunk.png: cost against length and steps; 25 more
 
 A random Qwen2 (6 layers, 256 wide, vocabulary 4096, float32) and random tokens; the same weights and rollouts
-for every variant. Each variant runs in its own process, on one thread, and reports CPU time and the memory
-that it added to the loaded model; variants whose times are close run three times in turn, and the fastest counts.
-glibc is told to give freed blocks of over 1 MiB back, so that memory is what was in use at once. All go through the
-trainer's method that TRL's loss calls:
+for every variant. All go through the trainer's method that TRL's loss calls:
 
     padded      plain TRL 1.16: micro-batches of 8 shuffled rows, padded to the longest prompt
     rows        the same, the 8 rows of one prompt at a time: no padding
@@ -15,6 +12,10 @@ trainer's method that TRL's loss calls:
     trajectory  ours, shared across the steps too, the whole trajectory in one pass (where nothing is shared, TRL's)
     halves      the same in two passes, for memory
     floor       a forward and backward pass over as many tokens as are unique, plus the needed attention pairs
+
+Times are CPU seconds on one thread: the variants of a shape take turns in one process, and the fastest turn of each
+counts. glibc is told to keep what is freed, so that no turn pays for fresh pages. Memory is what the heaviest pass adds
+to a process of its own, where glibc gives back what is freed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,16 +52,21 @@ SHAPES = {
     "short prompts": Shape(60, 3, 8, 300, 30),
     "nothing shared": Shape(200, 16, 1, 200, 0),
 }
-VARIANTS = ("padded", "rows", "prompt", "trajectory", "floor")
-CLOSE, ROUNDS = ("rows", "prompt", "trajectory"), 3
+SHARING = {"padded": "off", "rows": "off", "prompt": "prompt", "trajectory": "trajectory", "halves": "trajectory"}
+VARIANTS = (*SHARING, "floor")
 MICRO_BATCH = 8  # TRL's default
+MOST_TURNS, ENOUGH_SECONDS = 5, 60
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**26)}
+RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 BARS = [
     ("math", "padded", "trajectory", 4.0),
     ("swe", "padded", "trajectory", 40.0),
     ("swe", "padded", "halves", 40.0),
     ("math", "rows", "trajectory", 2.3),
     ("swe", "rows", "trajectory", 11.0),
+    ("swe", "rows", "halves", 11.0),
     ("swe", "prompt", "trajectory", 2.0),
+    ("swe", "prompt", "halves", 2.0),
 ]
 
 
@@ -68,17 +75,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--curve", action="store_true")
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
-    parser.add_argument("--variants", nargs="*", default=[*VARIANTS, "halves"])
     arguments = parser.parse_args()
     found = {}
-    for shape in arguments.shapes:
-        for round in range(1 if shape == "swe" else ROUNDS):
-            for variant in arguments.variants:
-                if (round == 0 or variant in CLOSE) and (variant != "halves" or shape == "swe"):
-                    result = run(SHAPES[shape], variant)
-                    print(f"{shape}, {variant}: {result}", file=sys.stderr, flush=True)
-                    best = found.setdefault((shape, variant), result)
-                    best["seconds"] = min(best["seconds"], result["seconds"])
+    for name in arguments.shapes:
+        shape = SHAPES[name]
+        variants = [variant for variant in VARIANTS if variant != "halves" or name == "swe"]
+        for variant, seconds in run("times", shape, variants).items():
+            found[name, variant] = {"seconds": seconds, "in_part": is_in_part(shape, variant)}
+            if variant in SHARING:
+                found[name, variant]["peak_mb"] = run("memory", shape, variant)
+            print(f"{name}, {variant}: {found[name, variant]}", file=sys.stderr, flush=True)
+        found[name, "trajectory"]["packing"] = run("packing", shape)
     if found:
         print_table(found)
         print_bars(found)
@@ -86,18 +93,18 @@ def main() -> None:
         draw_curve()
 
 
-def run(shape: Shape, variant: str) -> dict:
-    """One measurement in a fresh process."""
-    command = [sys.executable, __file__, "--measure", json.dumps([*vars(shape).values()]), variant]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CI": "1"}
-    environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
+def run(what: str, shape: Shape, *details) -> dict | float:
+    """A measurement in a fresh process."""
+    command = [sys.executable, __file__, "--measure", what, json.dumps([*vars(shape).values()]), json.dumps(details)]
+    malloc = RETURN_MEMORY if what == "memory" else KEEP_MEMORY
+    environment = {**os.environ, **malloc, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CI": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# --- one variant, in its own process ----------------------------------------------------------------
+# --- in a process of its own --------------------------------------------------------------------------
 
 
 def rollouts(shape: Shape) -> tuple[list, list[int]]:
@@ -117,8 +124,8 @@ def rollouts(shape: Shape) -> tuple[list, list[int]]:
     return rows, lengths
 
 
-def bench_trainer(share_prefix: str, folder: str):
-    """A trainer on the model of this benchmark."""
+def bench_trainer(share_prefix: str):
+    """A trainer on the model of this benchmark, warmed up: kernels, allocator and the trainer's own check of packs."""
     import torch
     from datasets import Dataset
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -126,6 +133,7 @@ def bench_trainer(share_prefix: str, folder: str):
     from srl.tiny import build_tokenizer
     from srl.trunk.trainer import SharedPrefixConfig, SharedPrefixTrainer
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     config = Qwen2Config(
         hidden_size=256,
@@ -137,20 +145,34 @@ def bench_trainer(share_prefix: str, folder: str):
         max_position_embeddings=32768,
         tie_word_embeddings=False,
     )
-    return SharedPrefixTrainer(
-        model=Qwen2ForCausalLM(config),
-        processing_class=build_tokenizer(),
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        train_dataset=Dataset.from_list([{"prompt": "x"}]),
-        args=SharedPrefixConfig(
-            output_dir=folder,
-            share_prefix=share_prefix,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to="none",
-        ),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SharedPrefixTrainer(
+            model=Qwen2ForCausalLM(config),
+            processing_class=build_tokenizer(),
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            train_dataset=Dataset.from_list([{"prompt": "x"}]),
+            args=SharedPrefixConfig(
+                output_dir=folder,
+                share_prefix=share_prefix,
+                use_cpu=True,
+                bf16=False,
+                gradient_checkpointing=False,
+                report_to="none",
+            ),
+        )
+    trainer.model.train()
+    rows, lengths = rollouts(Shape(20, 2, 2, 8, 10))
+    forward_backward(trainer, rows, lengths, max(lengths))
+    return trainer
+
+
+def forward_backward(trainer, rows, lengths, longest: int) -> None:
+    """One pass; every row weighs differently, as with advantages."""
+    import torch
+
+    ids, mask, n_columns = padded_batch(rows, lengths, longest)
+    logps, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, n_columns, compute_entropy=True)
+    (logps.mean(1) * torch.linspace(-1, 1, len(rows))).sum().backward()
 
 
 def padded_batch(rows, lengths, longest: int) -> tuple:
@@ -164,109 +186,105 @@ def padded_batch(rows, lengths, longest: int) -> tuple:
     return ids, (ids > 0).long(), n_columns
 
 
-def measure(shape: Shape, variant: str) -> dict:
-    """CPU seconds of one forward and backward pass over all rows, and the memory that the first one adds, in MB."""
-    import numpy as np
-    import torch
-
-    from srl.trunk.plan import cheapest
-
-    torch.set_num_threads(1)
-    rows, lengths = rollouts(shape)
-    ours = variant in ("prompt", "trajectory", "halves", "floor")
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = bench_trainer(("prompt" if variant == "prompt" else "trajectory") if ours else "off", folder)
-        model = trainer.model.train()
-        if variant == "floor":
-            return {"seconds": floor(trainer, rows, lengths)}
-        batches, part = micro_batches(shape, variant, len(rows))
-        weights = torch.from_numpy(np.random.default_rng(1).normal(size=len(rows))).float()
-
-        def step() -> None:
-            for batch in batches:
-                longest = max(lengths) if variant == "padded" else max(lengths[i] for i in batch)
-                ids, mask, n_columns = padded_batch([rows[i] for i in batch], [lengths[i] for i in batch], longest)
-                logps, _, _ = trainer._get_per_token_logps_and_entropies(
-                    model, ids, mask, n_columns, compute_entropy=True
-                )
-                (logps.mean(1) * weights[batch]).sum().backward()
-
-        # Kernels, allocator and the trainer's own check of packs warm up on a few tokens.
-        ids, mask, n_columns = padded_batch(rows[:2], [len(row) - 8 for row in rows[:2]], len(rows[0]))
-        ids, mask = ids[:, -40:], mask[:, -40:]
-        trainer._get_per_token_logps_and_entropies(model, ids, mask, n_columns)[0].sum().backward()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = fastest(step)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        result = {"seconds": seconds / part, "peak_mb": (peak - before) / 1024, "measured_part": part}
-        if variant in CLOSE[1:]:
-            size = trainer._model_size
-            result["packing"] = fastest(lambda: cheapest(rows, lengths, variant, size))
-    return result
-
-
-def fastest(work) -> float:
-    """CPU seconds of the fastest of a few runs."""
-    times: list[float] = []
-    while len(times) < 5 and sum(times) < 10:
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times)
-
-
-def micro_batches(shape: Shape, variant: str, n_rows: int) -> tuple[list[list[int]], float]:
-    """Which rows go into each pass, and which part of all rows these are (the rest is extrapolated)."""
+def passes(shape: Shape, variant: str) -> list[list[int]]:
+    """Which rows go into each forward and backward pass; the last one is the heaviest."""
     import random
 
-    if variant == "padded":  # all its micro-batches have the same shape
-        shuffled = random.Random(0).sample(range(n_rows), n_rows)
-        batches = [shuffled[i : i + MICRO_BATCH] for i in range(0, n_rows, MICRO_BATCH)]
-        few = batches[:1] if shape.trunk >= 2000 else batches
-    elif variant == "rows":  # every fifth step, from the third: their mean length is that of all
-        size = max(shape.samples, MICRO_BATCH if shape.samples == 1 else 0)
-        batches = [list(range(n_rows))[i : i + size] for i in range(0, n_rows, size)]
-        few = batches[2::5] if shape.trunk >= 2000 else batches
-    elif variant == "halves":
-        few = batches = [list(range(n_rows // 2)), list(range(n_rows // 2, n_rows))]
-    elif shape.problem:
-        few = batches = [list(range(n_rows))]
-    else:  # nothing to gain from a longer pass: TRL's
-        few = batches = [list(range(i, i + MICRO_BATCH)) for i in range(0, n_rows, MICRO_BATCH)]
-    return few, sum(map(len, few)) / n_rows
+    n_rows = shape.steps * shape.samples
+    every = list(range(n_rows))
+    if variant == "padded":
+        every = random.Random(0).sample(every, n_rows)
+    whole = variant in ("prompt", "trajectory") and shape.problem  # without one, nothing is gained by longer passes
+    size = n_rows if whole else n_rows // 2 if variant == "halves" else MICRO_BATCH
+    return [every[start : start + size] for start in range(0, n_rows, size)]
 
 
-def floor(trainer, rows, lengths) -> float:
-    """CPU seconds of what no packing can avoid: each unique token once, each needed pair once."""
+def is_in_part(shape: Shape, variant: str) -> bool:
+    """Whether only a part of the passes is timed, and the rest extrapolated."""
+    return variant in ("padded", "rows") and shape.trunk >= 2000
+
+
+def times(shape: Shape, variants: list[str]) -> dict[str, float]:
+    """CPU seconds of the fastest turn of each variant."""
+    turns: dict[str, tuple[Callable[[], None], float, float]] = {}
+    trainers = {sharing: bench_trainer(sharing) for sharing in ("off", "prompt", "trajectory")}
+    for variant in variants:
+        if variant == "floor":
+            turns[variant] = floor(trainers["trajectory"], shape)
+        else:
+            turns[variant] = variant_turn(trainers[SHARING[variant]], shape, variant)
+    taken: dict[str, list[float]] = {variant: [] for variant in variants}
+    for _ in range(MOST_TURNS):
+        for variant, (work, _, _) in turns.items():
+            if sum(taken[variant]) < ENOUGH_SECONDS:
+                taken[variant].append(cpu_seconds(work))
+    return {variant: min(taken[variant]) * factor + rest for variant, (_, factor, rest) in turns.items()}
+
+
+def cpu_seconds(work: Callable[[], None]) -> float:
+    """Of this process."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def variant_turn(trainer, shape: Shape, variant: str) -> tuple[Callable[[], None], float, float]:
+    """What a turn does, and factor and summand that make its time that of all rows."""
+    rows, lengths = rollouts(shape)
+    batches = passes(shape, variant)
+    few = batches
+    if is_in_part(
+        shape, variant
+    ):  # padded passes are all alike; of steps every fifth, whose mean length is that of all
+        few = batches[:1] if variant == "padded" else batches[2::5]
+
+    def turn() -> None:
+        for batch in few:
+            longest = max(lengths) if variant == "padded" else max(lengths[i] for i in batch)
+            forward_backward(trainer, [rows[i] for i in batch], [lengths[i] for i in batch], longest)
+
+    return turn, len(batches) / len(few), 0.0
+
+
+def floor(trainer, shape: Shape) -> tuple[Callable[[], None], float, float]:
+    """What no packing can avoid: each unique token once, each needed pair once."""
     import numpy as np
     import torch
 
     from srl.trunk.kernels import CPU
     from srl.trunk.packing import pack
 
-    (needed,) = pack(rows, lengths)
+    (needed,) = pack(*rollouts(shape))
     n_tokens, size = needed.plan.n_places, 128
     short = [np.random.default_rng(i).integers(10, 4096, size + 1) for i in range(n_tokens // size)]
     (chains,) = pack(short, [1] * len(short), "rows")
-
-    def tokens() -> None:
-        ids, mask, n_columns = padded_batch(short, [1] * len(short), 1)
-        logps, _, _ = trainer._get_per_token_logps_and_entropies(
-            trainer.model, ids, mask, n_columns, compute_entropy=True
-        )
-        logps.sum().backward()
-
     q, k, v = (torch.randn(1, heads, 1000, 32) for heads in (8, 2, 2))
 
-    def pairs() -> None:
+    def million_pairs() -> None:
         out, lse = CPU.forward(q, k, v, False, 0.2)
         CPU.backward(out, q, k, v, out, lse, False, 0.2)
 
-    tokens()
-    per_pair = fastest(pairs) / 1e6
-    return fastest(tokens) * n_tokens / chains.plan.n_places + 6 * per_pair * (
-        needed.plan.n_pairs - chains.plan.n_pairs
-    )
+    pairs = 6 * min(cpu_seconds(million_pairs) for _ in range(20)) * (needed.plan.n_pairs - chains.plan.n_pairs) / 1e6
+    return lambda: forward_backward(trainer, short, [1] * len(short), 1), n_tokens / chains.plan.n_places, pairs
+
+
+def memory(shape: Shape, variant: str) -> float:
+    """MB that the heaviest pass adds."""
+    trainer = bench_trainer(SHARING[variant])
+    rows, lengths = rollouts(shape)
+    batch = passes(shape, variant)[-1]
+    longest = max(lengths) if variant == "padded" else max(lengths[i] for i in batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    forward_backward(trainer, [rows[i] for i in batch], [lengths[i] for i in batch], longest)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def packing(shape: Shape) -> float:
+    """CPU seconds that it takes to pack all rows in the cheapest way."""
+    from srl.trunk.plan import cheapest
+
+    size, batch = bench_trainer("trajectory")._model_size, rollouts(shape)
+    return min(cpu_seconds(lambda: cheapest(*batch, "trajectory", size)) for _ in range(5))
 
 
 # --- what is printed ----------------------------------------------------------------------------------
@@ -274,19 +292,19 @@ def floor(trainer, rows, lengths) -> float:
 
 def print_table(found: dict) -> None:
     """CPU seconds and peak memory, a row per shape."""
-    variants = list(dict.fromkeys(variant for _, variant in found))
+    variants = [variant for variant in VARIANTS if any(variant == v for _, v in found)]
     print("\n| shape | " + " | ".join(variants) + " |")
     print("|---" * (len(variants) + 1) + "|")
     for shape in dict.fromkeys(shape for shape, _ in found):
         print(f"| {shape} | " + " | ".join(cell(found.get((shape, variant))) for variant in variants) + " |")
-    print("\n* extrapolated from a part of the rows (see `micro_batches`)")
+    print("\n* extrapolated from a part of the rows (see `variant_turn`)")
 
 
 def cell(result: dict | None) -> str:
     """E.g. `33.4 s, 1504 MB`."""
     if result is None:
         return ""
-    star = "*" if result.get("measured_part", 1) < 1 else ""
+    star = "*" if result["in_part"] else ""
     return f"{result['seconds']:.1f} s{star}" + (f", {result['peak_mb']:.0f} MB" if "peak_mb" in result else "")
 
 
@@ -305,19 +323,12 @@ def print_bars(found: dict) -> None:
             line(f"{shape}: {slow} / {fast}, time", required, ratio, at_least=True)
     for shape in dict.fromkeys(shape for shape, _ in found):
         results = {variant: found[shape, variant]["seconds"] for variant in VARIANTS if (shape, variant) in found}
-        others = [seconds for variant, seconds in results.items() if variant not in ("trajectory", "floor")]
-        if "trajectory" in results and others:
-            line(
-                f"{shape}: trajectory / best of the others, time",
-                1.03,
-                results["trajectory"] / min(others),
-                at_least=False,
-            )
-        if "trajectory" in results and "floor" in results:
-            line(f"{shape}: trajectory / floor, time", 1.3, results["trajectory"] / results["floor"], at_least=False)
-        if "trajectory" in results:
-            packing = found[shape, "trajectory"]["packing"] / results["trajectory"]
-            line(f"{shape}: packing / all of trajectory, time", 0.02, packing, at_least=False)
+        ours, best = results["trajectory"], min(results[variant] for variant in ("padded", "rows", "prompt"))
+        line(f"{shape}: trajectory / best of the others, time", 1.03, ours / best, at_least=False)
+        for variant in [variant for variant in ("trajectory", "halves") if variant in results]:
+            line(f"{shape}: {variant} / floor, time", 1.3, results[variant] / results["floor"], at_least=False)
+        share = found[shape, "trajectory"]["packing"] / ours
+        line(f"{shape}: packing / all of trajectory, time", 0.02, share, at_least=False)
     for variant in ("trajectory", "halves"):
         if ("swe", "padded") in found and ("swe", variant) in found:
             share = found["swe", variant]["peak_mb"] / found["swe", "padded"]["peak_mb"]
@@ -348,7 +359,8 @@ def draw_curve() -> None:
         across = [trunk if "tokens of" in label else steps for trunk, steps in points]
         for variant, name in LABELS.items():
             shapes = [Shape(trunk, steps, 8, 100, 200) for trunk, steps in points]
-            seconds = [run(shape, variant)["seconds"] for shape in shapes[: 5 if variant == "trajectory" else 3]]
+            shapes = shapes if variant == "trajectory" else shapes[:3]
+            seconds = [run("times", shape, [variant])[variant] for shape in shapes]
             print(f"curve, {label}, {variant}: {seconds}", file=sys.stderr, flush=True)
             axes.plot(across[: len(seconds)], seconds, marker="o", label=name)
         axes.set(xscale="log", yscale="log", xlabel=label)
@@ -364,6 +376,7 @@ def draw_curve() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
-        print(json.dumps(measure(Shape(*json.loads(sys.argv[2])), sys.argv[3])))
+        measurement = {"times": times, "memory": memory, "packing": packing}[sys.argv[2]]
+        print(json.dumps(measurement(Shape(*json.loads(sys.argv[3])), *json.loads(sys.argv[4]))))
     else:
         main()
