@@ -113,7 +113,16 @@ def test_samples_of_one_problem_share_it_and_are_those_of_their_seeds(engine):
     back = engine.generate(prompts[::-1], seeds[::-1], 2.0)[::-1]
     assert replies == back
     greedy = engine.generate(prompts, seeds, 0.0)
-    assert greedy[0] == greedy[3] == engine.generate(prompts[:1], [0], 0.0)[0]  # one alone goes through `generate`
+    assert greedy[0] == greedy[3] == engine.generate(prompts[:1], [0], 0.0)[0]
+
+
+def test_one_prompt_goes_over_shared_keys_and_many_through_generate_to_the_same_end(engine, monkeypatch):
+    prompts = [({"role": "user", "content": problem},) for problem in PROBLEMS[:3]]
+    many = engine.generate(prompts, [0] * 3, 0.0)
+    monkeypatch.setattr(engine.model, "generate", None)
+    assert [engine.generate([prompt], [0], 0.0)[0] for prompt in prompts] == many
+    with pytest.raises(TypeError):
+        engine.generate(prompts, [0] * 3, 0.0)
 
 
 STEPWISE = {"protocol": "stepwise", "max_steps": 6}

@@ -171,11 +171,9 @@ class SharedPrefixTrainer(GRPOTrainer):
             rows, lengths = unpadded(ids_BT, mask_BT, logits_to_keep)
             packs, cost = cheapest(rows, lengths, self.args.share_prefix, self._model_size, ids_BT.device.type)
             self._count_tokens(cost)
-            shares_nothing = cost.raw_tokens - cost.unique_tokens <= len(
-                rows
-            )  # but the last tokens, which are left out
-            unpadded_already = ids_BT.numel() <= 1.02 * cost.raw_tokens
-            if packs and not (shares_nothing and unpadded_already):
+            saved = cost.raw_tokens - cost.unique_tokens - len(rows)  # a row's last token is left out in any case
+            padding = ids_BT.numel() - cost.raw_tokens
+            if packs and (saved > 0 or padding > 0.02 * cost.raw_tokens):
                 parts.append(self._run_pack(model, packs[0], mask_BT[:, -logits_to_keep:], compute_entropy))
             else:  # nothing to gain; or every completion is masked, and yet each rank must run the model
                 parts.append(
