@@ -33,6 +33,7 @@ ORDER = [
     {"trunk.attention", "trunk.plan"},
     {"trunk.branches"},
     {"trunk.sampler"},
+    {"trunk.trial"},
     {"trunk.trainer"},
     {"model_card"},
     {"trainer", "progress"},
@@ -78,7 +79,15 @@ def test_imports_run_one_way():
 def test_trl_and_torch_stay_in_their_rooms():
     heavy = {"torch", "trl", "transformers", "datasets", "peft", "accelerate"}
     rooms = {"trainer", "train", "rows", "progress", "forecast", "evaluation.huggingface"}
-    rooms |= {"trunk.kernels", "trunk.support", "trunk.attention", "trunk.branches", "trunk.sampler", "trunk.trainer"}
+    rooms |= {
+        "trunk.kernels",
+        "trunk.support",
+        "trunk.attention",
+        "trunk.branches",
+        "trunk.sampler",
+        "trunk.trial",
+        "trunk.trainer",
+    }
     for name, tree in modules():
         top_level = {
             alias.name.partition(".")[0]

@@ -121,4 +121,4 @@ def test_a_template_that_breaks_prefixes_is_named(tmp_path, tokenizer, capsys):
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "tokens do not" in line]
     assert "in 1 of 1 cases" in line  # the others' texts do not go on
     assert "trajectory t, steps 0 and 1: token 1 of" in line
-    assert "is '2' instead of '1'" in line
+    assert "is '2', not '1'" in line

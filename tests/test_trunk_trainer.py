@@ -243,6 +243,22 @@ def test_a_model_that_does_not_hand_the_plan_on_is_noticed(tiny_model, tmp_path,
         assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
 
 
+def test_a_model_that_cannot_sample_over_shared_keys_samples_by_generate(tiny_model, tmp_path, caplog):
+    def lose_cache(model):
+        layer = model.model.layers[1].self_attn
+        forward = layer.forward
+        layer.forward = lambda *args, branch_cache=None, **kwargs: forward(*args, **kwargs)
+
+    logs = []
+    for change, same in ((lose_cache, False), (lambda model: None, True)):
+        trainer = trainer_on(tiny_model, tmp_path, change=change, same_completions=same)
+        logs.append(train_log(trainer, *NAMES, "sharing_ratio"))
+        assert trainer.state.log_history[0]["sharing_ratio"] > 1  # training shares all the same
+    assert logs[0] == logs[1]
+    (message,) = [record.message for record in caplog.records if "sampling by `generate`" in record.message]
+    assert "does not hand its arguments on" in message
+
+
 @pytest.mark.parametrize("changed", [{"share_prefix": "some"}, {"step_order": "sorted"}])
 def test_unknown_ways_are_refused(tmp_path, changed):
     with pytest.raises(UserError, match=next(iter(changed))):

@@ -130,9 +130,8 @@ def _say_where_prefixes_break(rows: Dataset, tokenizer: PreTrainedTokenizerBase,
         print(
             f"{path}: in {len(broken)} of {len(pairs)} cases a prompt's text goes on where that of the step before "
             f"ends, but its tokens do not, so less is shared; first in trajectory {row['trajectory_id']}, steps "
-            f"{row['step_index']} and {next_row['step_index']}: token {shared + 1} of {len(ids)} is {found!r} instead "
-            f"of {expected!r}."
-            " A chat template does this that writes what varies before the text, or a tokenizer that joins steps."
+            f"{row['step_index']} and {next_row['step_index']}: token {shared + 1} of {len(ids)} is {found!r}, not "
+            f"{expected!r}. Either the chat template writes what varies before the text, or the tokenizer joins steps."
         )
 
 

@@ -15,6 +15,7 @@ from srl.records import Message
 from srl.rows import load_tokenizer
 from srl.trunk.sampler import SamplingOptions, sample_completions
 from srl.trunk.support import why_no_sampling
+from srl.trunk.trial import problem_with_sampling
 
 
 class TransformersEngine:
@@ -37,6 +38,7 @@ class TransformersEngine:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: no model could be loaded: {str(error).strip().splitlines()[0]}") from None
         self.model.eval()
+        self.shares_keys = not (why_no_sampling(self.model) or problem_with_sampling(self.model, dtype))
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
         """One completion per prompt; the same batch with the same seeds is completed the same way."""
@@ -44,7 +46,7 @@ class TransformersEngine:
         asked = [list(prompt) for prompt in prompts]
         # Every prompt of its own is a small product per layer and token: few of them, or many samples of each.
         few_prompts = 2 * len(set(map(str, prompts))) <= max(2, len(prompts))
-        if few_prompts and not why_no_sampling(self.model):
+        if few_prompts and self.shares_keys:
             ids = self.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
             options = SamplingOptions(self.max_tokens, temperature, eos_token_ids=tuple(ends))
             completions, _ = sample_completions(self.model, ids, options, seed=seeds)

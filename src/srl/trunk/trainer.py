@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ from trl.trainer.utils import RepeatSampler
 
 from srl.errors import UserError
 from srl.trunk.attention import TRUNK_ATTENTION, model_inputs
-from srl.trunk.packing import Ids, Pack, pack
+from srl.trunk.packing import Ids, Pack
 from srl.trunk.plan import Cost, ModelSize, cheapest
 from srl.trunk.sampler import SamplingOptions, sample_completions
 from srl.trunk.support import why_no_sampling, why_no_training
+from srl.trunk.trial import problem_with_packs, problem_with_sampling
 
 logger = logging.getLogger(__name__)
 
@@ -124,27 +127,21 @@ class SharedPrefixTrainer(GRPOTrainer):
             logger.warning(f"share_prefix = {self.args.share_prefix}: computing whole rows instead, because {problem}")
 
     def _check_packs(self, model: nn.Module) -> None:
-        """Try packs on a tiny tree: an architecture that takes them otherwise than expected shows here."""
+        """Try packs on a tiny example."""
         self._packs_checked = True
-        ids = 1 + torch.arange(24, device=self.accelerator.device).view(3, 8) % 7
-        ids[1, :6], ids[2, :3] = ids[0, :6], ids[0, :3]  # one prompt twice, and one that leaves it
-        everything = torch.ones_like(ids)
-        problem = None
-        with torch.no_grad():
-            plain, _, _ = super()._get_per_token_logps_and_entropies(model, ids, everything, 4)
-            try:
-                (one,) = pack(*unpadded(ids, everything, 4))
-                packed, _ = self._run_pack(model, one, everything[:, -4:], compute_entropy=False)
-            except (RuntimeError, TypeError, ValueError) as error:  # NotImplementedError is a RuntimeError
-                problem = str(error)
-            else:
-                gap = (packed - plain).abs().mean().item()
-                precise = self.model.dtype == torch.float32 and self.accelerator.mixed_precision == "no"
-                if not gap < (1e-3 if precise else 0.1):
-                    problem = f"on a tiny example this model's log-probs then differ by {gap:.1e}"
-        # Ranks that computed differently would wait for one another for ever.
-        if problem := next(filter(None, gather_object([problem])), None):
+        with self.accelerator.autocast():
+            problem = problem_with_packs(model, self.accelerator.device, self._computes_in)
+        if problem := self._problem_of_any_rank(problem):
             self._stop_sharing(problem)
+
+    @property
+    def _computes_in(self) -> torch.dtype:
+        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        return mixed.get(self.accelerator.mixed_precision, self.model.dtype)
+
+    def _problem_of_any_rank(self, problem: str | None) -> str | None:
+        """Ranks that computed differently would wait for one another for ever."""
+        return next(filter(None, gather_object([problem])), None)
 
     # --- log-probs -----------------------------------------------------------------------------------
 
@@ -238,20 +235,34 @@ class SharedPrefixTrainer(GRPOTrainer):
 
     def _sample(self, prompt_ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
         """A completion per prompt over shared keys, and its log-probs."""
-        with unwrap_model_for_generation(
-            self.model_wrapped,
-            self.accelerator,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as policy:
+        with self._policy() as policy:
             options = SamplingOptions.from_generation_config(self.generation_config)
             return sample_completions(policy, prompt_ids, options)
+
+    def _policy(self) -> AbstractContextManager[Any]:
+        """The model without what training wraps around it."""
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        return unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
+        )
 
     def _samples_elsewhere(self) -> bool:
         """Whether completions are TRL's affair: vLLM, whole rows, or a model that is sharded over the ranks."""
         if not self._shares or self.use_vllm or self.use_transformers_continuous_batching:
             return True
         # The ranks of a sharded model would have to take equally many steps.
-        return bool(self.is_fsdp_enabled or self._dist.is_zero3 or why_no_sampling(self.model, self.generation_config))
+        return bool(self.is_fsdp_enabled or self._dist.is_zero3 or self._sampling_problem)
+
+    @cached_property
+    def _sampling_problem(self) -> str | None:
+        """What rules samples over shared keys out: known beforehand, or found by trying."""
+        problem = why_no_sampling(self.model, self.generation_config)
+        if problem is None:
+            with self._policy() as policy:
+                problem = self._problem_of_any_rank(problem_with_sampling(policy, self._computes_in))
+        if problem and self.accelerator.is_main_process:
+            logger.warning(f"share_prefix = {self.args.share_prefix}: sampling by `generate`, because {problem}")
+        return problem
 
     # --- which rows come together --------------------------------------------------------------------
 
