@@ -1,7 +1,7 @@
 """What shared prefixes save: forward and backward of one trajectory's rollouts, TRL's padded rows beside ours.
 
     python benchmarks/trunk.py                  # the table and its bars; about 30 minutes on one core
-    python benchmarks/trunk.py --curve          # also docs/trunk.png: cost against length and steps; 25 more
+    python benchmarks/trunk.py --curve          # also docs/trunk.png: cost against length and steps; 15 more
 
 A random Qwen2 (6 layers, 256 wide, vocabulary 4096, float32) and random tokens; the same weights and rollouts
 for every variant. All go through the trainer's method that TRL's loss calls:
@@ -55,7 +55,7 @@ SHAPES = {
 SHARING = {"padded": "off", "rows": "off", "prompt": "prompt", "trajectory": "trajectory", "halves": "trajectory"}
 VARIANTS = (*SHARING, "floor")
 MICRO_BATCH = 8  # TRL's default
-MOST_TURNS, ENOUGH_SECONDS = 8, 60
+MOST_TURNS = 8
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**26)}
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 BARS = [
@@ -204,8 +204,8 @@ def is_in_part(shape: Shape, variant: str) -> bool:
     return variant in ("padded", "rows") and shape.trunk >= 2000
 
 
-def times(shape: Shape, variants: list[str]) -> dict[str, float]:
-    """CPU seconds of the fastest turn of each variant."""
+def times(shape: Shape, variants: list[str], enough_seconds: float = 60) -> dict[str, float]:
+    """CPU seconds of the fastest turn of each variant; no more turns after so many seconds of them."""
     turns: dict[str, tuple[Callable[[], None], float, float]] = {}
     trainers = {sharing: bench_trainer(sharing) for sharing in ("off", "prompt", "trajectory")}
     for variant in variants:
@@ -216,7 +216,7 @@ def times(shape: Shape, variants: list[str]) -> dict[str, float]:
     taken: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(MOST_TURNS):
         for variant, (work, _, _) in turns.items():
-            if sum(taken[variant]) < ENOUGH_SECONDS:
+            if sum(taken[variant]) < enough_seconds:
                 taken[variant].append(cpu_seconds(work))
     return {variant: min(taken[variant]) * factor + rest for variant, (_, factor, rest) in turns.items()}
 
@@ -360,7 +360,7 @@ def draw_curve() -> None:
         for variant, name in LABELS.items():
             shapes = [Shape(trunk, steps, 8, 100, 200) for trunk, steps in points]
             shapes = shapes if variant == "trajectory" else shapes[:3]
-            seconds = [run("times", shape, [variant])[variant] for shape in shapes]
+            seconds = [run("times", shape, [variant], 15)[variant] for shape in shapes]
             print(f"curve, {label}, {variant}: {seconds}", file=sys.stderr, flush=True)
             axes.plot(across[: len(seconds)], seconds, marker="o", label=name)
         axes.set(xscale="log", yscale="log", xlabel=label)

@@ -6,6 +6,7 @@ so that `--help` answers at once.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from dataclasses import dataclass, field
@@ -98,9 +99,15 @@ class Train:
 
     def run(self) -> None:
         """Train."""
+        from accelerate import PartialState
+
         from srl.train import train
 
         train(self.recipe, resume=self.resume, overwrite=self.overwrite)
+        # Python may end before gloo's threads do, which aborts a process that has done all its work. They end with
+        # their group, and that is held by the trainer's model.
+        gc.collect()
+        PartialState().destroy_process_group()
 
 
 @dataclass(frozen=True)
