@@ -201,7 +201,7 @@ def passes(shape: Shape, variant: str) -> list[list[int]]:
 
 def is_in_part(shape: Shape, variant: str) -> bool:
     """Whether only a part of the passes is timed, and the rest extrapolated."""
-    return variant in ("padded", "rows") and shape.trunk >= 2000
+    return variant in ("padded", "rows") and shape.trunk >= 2000 and shape.steps >= 10
 
 
 def times(shape: Shape, variants: list[str], enough_seconds: float = 60) -> dict[str, float]:
