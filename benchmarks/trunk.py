@@ -1,7 +1,7 @@
 """What shared prefixes save: forward and backward of one trajectory's rollouts, TRL's padded rows beside ours.
 
     python benchmarks/trunk.py                  # the table and its bars; about 30 minutes on one core
-    python benchmarks/trunk.py --curve          # also docs/trunk.png: cost against length and steps; 15 more
+    python benchmarks/trunk.py --curve          # also docs/trunk.png: cost against length and steps; 20 more
 
 A random Qwen2 (6 layers, 256 wide, vocabulary 4096, float32) and random tokens; the same weights and rollouts
 for every variant. All go through the trainer's method that TRL's loss calls:
