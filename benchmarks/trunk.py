@@ -199,6 +199,12 @@ def passes(shape: Shape, variant: str) -> list[list[int]]:
     return [every[start : start + size] for start in range(0, n_rows, size)]
 
 
+def run_pass(trainer, variant: str, rows, lengths, batch: list[int]) -> None:
+    """One of `passes`, forward and backward."""
+    longest = max(lengths) if variant == "padded" else max(lengths[i] for i in batch)
+    forward_backward(trainer, [rows[i] for i in batch], [lengths[i] for i in batch], longest)
+
+
 def is_in_part(shape: Shape, variant: str) -> bool:
     """Whether only a part of the passes is timed, and the rest extrapolated."""
     return variant in ("padded", "rows") and shape.trunk >= 2000 and shape.steps >= 10
@@ -207,12 +213,11 @@ def is_in_part(shape: Shape, variant: str) -> bool:
 def times(shape: Shape, variants: list[str], enough_seconds: float = 60) -> dict[str, float]:
     """CPU seconds of the fastest turn of each variant; no more turns after so many seconds of them."""
     turns: dict[str, tuple[Callable[[], None], float, float]] = {}
-    trainers = {sharing: bench_trainer(sharing) for sharing in ("off", "prompt", "trajectory")}
+    sharing = {variant: SHARING.get(variant, "trajectory") for variant in variants}
+    trainers = {each: bench_trainer(each) for each in dict.fromkeys(sharing.values())}
     for variant in variants:
-        if variant == "floor":
-            turns[variant] = floor(trainers["trajectory"], shape)
-        else:
-            turns[variant] = variant_turn(trainers[SHARING[variant]], shape, variant)
+        trainer = trainers[sharing[variant]]
+        turns[variant] = floor(trainer, shape) if variant == "floor" else variant_turn(trainer, shape, variant)
     taken: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(MOST_TURNS):
         for variant, (work, _, _) in turns.items():
@@ -233,15 +238,13 @@ def variant_turn(trainer, shape: Shape, variant: str) -> tuple[Callable[[], None
     rows, lengths = rollouts(shape)
     batches = passes(shape, variant)
     few = batches
-    if is_in_part(
-        shape, variant
-    ):  # padded passes are all alike; of steps every fifth, whose mean length is that of all
+    if is_in_part(shape, variant):
+        # Padded passes are all alike; of steps every fifth, whose mean length is that of all.
         few = batches[:1] if variant == "padded" else batches[2::5]
 
     def turn() -> None:
         for batch in few:
-            longest = max(lengths) if variant == "padded" else max(lengths[i] for i in batch)
-            forward_backward(trainer, [rows[i] for i in batch], [lengths[i] for i in batch], longest)
+            run_pass(trainer, variant, rows, lengths, batch)
 
     return turn, len(batches) / len(few), 0.0
 
@@ -272,10 +275,9 @@ def memory(shape: Shape, variant: str) -> float:
     """MB that the heaviest pass adds."""
     trainer = bench_trainer(SHARING[variant])
     rows, lengths = rollouts(shape)
-    batch = passes(shape, variant)[-1]
-    longest = max(lengths) if variant == "padded" else max(lengths[i] for i in batch)
+    heaviest = passes(shape, variant)[-1]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    forward_backward(trainer, [rows[i] for i in batch], [lengths[i] for i in batch], longest)
+    run_pass(trainer, variant, rows, lengths, heaviest)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
