@@ -17,7 +17,7 @@ from trl.trainer.utils import RepeatSampler
 
 from srl.errors import UserError
 from srl.recipe import Recipe
-from srl.rows import load_rows, load_tokenizer
+from srl.rows import load_rows, load_tokenizer, prompt_ids
 from srl.run_folder import resolve_model
 from srl.trunk.packing import Ids, pack
 from srl.trunk.plan import COARSER, Cost, ModelSize, cost
@@ -38,7 +38,7 @@ def forecast(recipe: Recipe, completion_tokens: int) -> dict[str, Cost]:
     if not rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
     asked = [rows[index]["prompt"] for index in _step(recipe, list(rows["trajectory_id"]))]
-    prompts = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
+    prompts = prompt_ids(tokenizer, asked)
     size = ModelSize.of(AutoConfig.from_pretrained(path).get_text_config())
     passes = _passes(prompts, recipe, completion_tokens, size.vocabulary)
     costs = {sharing: [_cost(rows, lengths, sharing, size) for rows, lengths in passes] for sharing in COARSER}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,11 @@ def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
             "use a template that ends with the assistant's turn"
         )
     return tokenizer
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any]) -> list[list[int]]:
+    """The tokens of each prompt, up to where the completion begins."""
+    return tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def load_rows(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
@@ -88,8 +94,7 @@ def _within_length(rows: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizer
     limit = recipe.data.max_prompt_length
 
     def lengths(batch: dict[str, list[Any]]) -> dict[str, list[int]]:
-        prompts = tokenizer.apply_chat_template(batch["prompt"], add_generation_prompt=True, return_dict=True)
-        return {"length": [len(ids) for ids in prompts["input_ids"]]}
+        return {"length": [len(ids) for ids in prompt_ids(tokenizer, batch["prompt"])]}
 
     all_lengths = rows.map(lengths, batched=True, remove_columns=rows.column_names)["length"]
     fitting = [index for index, length in enumerate(all_lengths) if length <= limit]
@@ -111,9 +116,7 @@ def _say_where_prefixes_break(rows: Dataset, tokenizer: PreTrainedTokenizerBase,
     Nothing is computed wrongly then, but less of it is shared.
     """
     first = rows.select(range(min(PREFIX_CHECKED_ROWS, len(rows)))).to_list()
-    prompts = tokenizer.apply_chat_template(
-        [row["prompt"] for row in first], add_generation_prompt=True, return_dict=True
-    )["input_ids"]
+    prompts = prompt_ids(tokenizer, [row["prompt"] for row in first])
     pairs = [
         (row, ids, next_row, next_ids)
         for (row, ids), (next_row, next_ids) in pairwise(zip(first, prompts, strict=True))

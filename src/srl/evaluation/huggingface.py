@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedToken
 from srl.errors import UserError
 from srl.evaluation.protocols import Reply
 from srl.records import Message
-from srl.rows import load_tokenizer
+from srl.rows import load_tokenizer, prompt_ids
 from srl.trunk.sampler import SamplingOptions, sample_completions
 from srl.trunk.support import why_no_sampling
 from srl.trunk.trial import problem_with_sampling
@@ -47,7 +47,7 @@ class TransformersEngine:
         # Every prompt of its own is a small product per layer and token: few of them, or many samples of each.
         few_prompts = 2 * len(set(map(str, prompts))) <= max(2, len(prompts))
         if few_prompts and self.shares_keys:
-            ids = self.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
+            ids = prompt_ids(self.tokenizer, asked)
             options = SamplingOptions(self.max_tokens, temperature, eos_token_ids=tuple(ends))
             completions, _ = sample_completions(self.model, ids, options, seed=seeds)
             return [self._reply(completion, ends) for completion in completions]
