@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -254,8 +255,19 @@ def test_two_processes_share_one_run_folder(tiny_student, tiny_data, tmp_path):
     recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29518"]
     flags = ["--optim.per-device-train-batch-size", "8"]
+    # A group that outlives its process may abort it; then it is too late to look, so Python does as it ends.
+    (tmp_path / "site/sitecustomize.py").parent.mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(
+        "import atexit, os, sys\n"
+        "distributed = lambda: sys.modules.get('torch.distributed')\n"
+        "atexit.register(lambda: distributed() and distributed().is_initialized() and os._exit(3))\n"
+    )
     done = subprocess.run(
-        [*launch, "-m", "srl.cli", "train", recipe, *flags], capture_output=True, text=True, timeout=240
+        [*launch, "-m", "srl.cli", "train", recipe, *flags],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("wrote ") == 1

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+import transformers
 import yaml
 from chat_server import completion, serving
 
@@ -123,6 +124,28 @@ def test_one_prompt_goes_over_shared_keys_and_many_through_generate_to_the_same_
     assert [engine.generate([prompt], [0], 0.0)[0] for prompt in prompts] == many
     with pytest.raises(TypeError):
         engine.generate(prompts, [0] * 3, 0.0)
+
+
+def test_a_model_whose_positions_start_elsewhere_does_not_sample_over_shared_keys(tmp_path, engine):
+    from srl.evaluation.huggingface import TransformersEngine
+    from srl.tiny import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    config = transformers.RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.3,
+        is_decoder=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    transformers.RobertaForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert engine.shares_keys
+    assert not TransformersEngine(str(tmp_path), max_tokens=4).shares_keys
 
 
 STEPWISE = {"protocol": "stepwise", "max_steps": 6}
