@@ -19,13 +19,14 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from srl.experiment.data import write_data
-from srl.experiment.plan import read_experiment
+from srl.chat.tokenizer import load_tokenizer
 from srl.recipe import read_recipe
 from srl.rewards import StepReward
-from srl.rows import load_rows, load_tokenizer
 from srl.run_folder import resolve_model
-from srl.train import build_trainer, trainer_options
+from srl.study.data import write_data
+from srl.study.experiment import read_experiment
+from srl.training.rows import load_rows
+from srl.training.train import build_trainer, trainer_options
 
 SEEDS = range(5)
 VARIANTS = {  # what of the recipe's rollout table, and how many batches

@@ -15,13 +15,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from srl.prompts import format_completion
+from srl.chat.prompts import format_completion
+from srl.data.sources import Found, Source, read_trajectories
+from srl.data.steps import step_instances
 from srl.recipe import Reward
 from srl.records import StepInstance, Trajectory
-from srl.rewards import StepReward, calibrated
-from srl.steps import step_instances
-from srl.tiny import build_tokenizer
-from srl.trajectories import Found, Source, read_trajectories
+from srl.rewards import StepReward
+from srl.rewards.similarity import ratio, ratio_autojunk
+from srl.study.tiny import build_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "shared/data/math_trajectories/deepseek_v3_math"
 SEED = 0
@@ -30,9 +31,7 @@ REWARDS = {
     "words": Reward(elements="words"),
     "tokens": Reward(elements="tokens"),
     "latex": Reward(elements="latex"),
-    "calibrated": Reward(calibrated=True),
     "copy penalty 1": Reward(copy_penalty=1.0),
-    "autojunk": Reward(elements="autojunk"),
 }
 LENGTHS = ((0, 200), (200, 400), (400, 100_000))
 
@@ -48,25 +47,17 @@ def main() -> None:
     instances = [instance for trajectory in trajectories for instance in step_instances(trajectory, targets="all")]
     actions = written_instead(instances, {t.id: t.problem for t in trajectories}, random.Random(SEED))
     tokenize = partial(build_tokenizer().encode, add_special_tokens=False)
-    rewards = {
-        name: calibrated(
-            StepReward(options, tokenize=tokenize),
-            [i.expert_action for i in instances],
-            [i.trajectory_id for i in instances],
-            SEED,
-        )
-        for name, options in REWARDS.items()
-    }
+    rewards = {name: StepReward(options, tokenize=tokenize) for name, options in REWARDS.items()}
     earned = {
         (name, kind): rewarded(reward, pairs) for name, reward in rewards.items() for kind, pairs in actions.items()
     }
     sizes = [len(i.expert_action) for i in instances]
     print(
         f"{len(instances)} steps of {len(trajectories)} solutions, {statistics.mean(sizes):.0f} characters on "
-        f"average, seed {SEED}; unrelated steps for `calibrated`: {rewards['calibrated'].floor:.3f}\n"
+        f"average, seed {SEED}\n"
     )
     print_rewards(list(rewards), actions, earned)
-    print_autojunk(actions, earned)
+    print_autojunk(actions)
 
 
 def written_instead(
@@ -124,13 +115,13 @@ def print_rewards(names: list[str], actions: dict, earned: dict) -> None:
         print(f"| {kind} | {' | '.join(cells)} |")
 
 
-def print_autojunk(actions: dict, earned: dict) -> None:
+def print_autojunk(actions: dict) -> None:
     """How far difflib's default is from the similarity, by the expert step's length."""
     print("\n| expert's characters | steps | mean error | largest error | error over 0.1 |\n|---|---|---|---|---|")
     errors = [
-        (len(instance.expert_action), abs(exact - junk))
-        for kind, pairs in actions.items()
-        for (instance, _), exact, junk in zip(pairs, earned["characters", kind], earned["autojunk", kind], strict=True)
+        (len(expert), abs(ratio(action.strip(), expert) - ratio_autojunk(action.strip(), expert)))
+        for pairs in actions.values()
+        for expert, action in ((instance.expert_action.strip(), action) for instance, action in pairs)
     ]
     for low, high in LENGTHS:
         inside = [error for length, error in errors if low <= length < high]

@@ -29,7 +29,7 @@ REPEATS = 3
 class Shape(NamedTuple):
     """A trajectory, and the parts of it that the slow variants run."""
 
-    trunk: int
+    trajectory: int
     steps: int
     first_prompt: int
     completion: int
@@ -58,7 +58,8 @@ def main() -> None:
 def report(name: str, shape: Shape, rows: dict[str, dict]) -> None:
     """One shape's table and bars."""
     print(
-        f"\n{name}: trunk {shape.trunk}, {shape.steps} steps x {GENERATIONS} completions of {shape.completion} tokens\n"
+        f"\n{name}: trajectory of {shape.trajectory} tokens, {shape.steps} steps x {GENERATIONS} completions of "
+        f"{shape.completion}\n"
     )
     print("| sampling | tokens per CPU s | prefill, CPU s | decoding, CPU s | keys and values, MiB | peak, MiB |")
     print("|---" * 6 + "|")
@@ -106,7 +107,7 @@ def measure(shape: Shape, variant: str) -> dict:
     prompts = trajectory(shape)
     n_tokens = len(prompts) * GENERATIONS * shape.completion
     cached = {
-        "shared": shape.trunk + n_tokens,
+        "shared": shape.trajectory + n_tokens,
         "separate": GENERATIONS * (max(map(len, prompts)) + shape.completion),
         "padded": len(prompts) * GENERATIONS * (max(map(len, prompts)) + shape.completion),
     }
@@ -132,14 +133,14 @@ def resident() -> float:
 def trajectory(shape: Shape) -> list[list[int]]:
     """The prompts of its steps: longer and longer beginnings of one text, each with the opening of a turn."""
     rng = random.Random(0)
-    text, opening = ([rng.randrange(3, VOCABULARY) for _ in range(n)] for n in (shape.trunk, 5))
-    growth = (shape.trunk - shape.first_prompt) / (shape.steps - 1)
+    text, opening = ([rng.randrange(3, VOCABULARY) for _ in range(n)] for n in (shape.trajectory, 5))
+    growth = (shape.trajectory - shape.first_prompt) / (shape.steps - 1)
     return [text[: round(shape.first_prompt + growth * step)] + opening for step in range(shape.steps)]
 
 
 def shared(model, shape: Shape) -> tuple[float, float, float]:
     """Ours. The prefill is timed by itself, with a completion of one token."""
-    from srl.trunk.sampler import SamplingOptions, sample_completions
+    from srl.shared_prefix.sampler import SamplingOptions, sample_completions
 
     seconds = []
     for n_tokens in (1, shape.completion):

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import psutil
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-from srl.answers import are_correct
+from srl.rewards.answers import are_correct
 
 SAMPLES = 1319 * 32
 PER_PROBLEM = 32
@@ -102,7 +102,7 @@ def one_by_one(pairs: list[Pair]) -> tuple[float, float, list[bool]]:
 
 
 def through_workers(pairs: Iterator[Pair], n: int) -> tuple[float, float, list[bool]]:
-    """The same through `srl.answers`, in batches."""
+    """The same through `srl.rewards.answers`, in batches."""
     verdicts, clock = [], Clock()
     for number in range(0, n, BATCH):
         if number == BATCH:

@@ -20,7 +20,7 @@ import tracemalloc
 import typing
 from pydoc_data import topics
 
-from srl.similarity import MAX_LENGTH, fallback, implementation, ratio, ratio_autojunk, ratios_batch
+from srl.rewards.similarity import MAX_LENGTH, fallback, implementation, ratio, ratio_autojunk, ratios_batch
 
 try:
     import cydifflib

@@ -63,8 +63,8 @@ def run(*arguments: str) -> dict:
 
 
 def measure(path: Path, out: Path | None) -> dict:
-    from srl.prepare import StepOptions, prepare
-    from srl.trajectories import Source
+    from srl.data.prepare import StepOptions, prepare
+    from srl.data.sources import Source
 
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()

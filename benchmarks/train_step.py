@@ -28,7 +28,7 @@ PROMPTS, GENERATIONS, LENGTH = 32, 8, 32
 def main() -> None:
     """Run everything and print two tables."""
     with tempfile.TemporaryDirectory() as folder:
-        from srl.tiny import write_model
+        from srl.study.tiny import write_model
 
         model = Path(folder) / "model"
         write_model(model)
@@ -59,9 +59,9 @@ def measure_step(name: str, model: str) -> dict:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from srl.steps import step_instances
-    from srl.tiny import random_problem, solve
-    from srl.trainer import SRLConfig, SRLTrainer
+    from srl.data.steps import step_instances
+    from srl.study.tiny import random_problem, solve
+    from srl.training.trainer import SRLConfig, SRLTrainer
 
     rng = random.Random(0)
     instances = [
@@ -156,11 +156,11 @@ def measure_data(n_instances: int) -> dict:
     """Build and stream so many step instances; peak memory of the process."""
     import datasets
 
+    from srl.data.formats.native import native_row
+    from srl.data.prepare import StepOptions, prepare
+    from srl.data.sources import Source
     from srl.files import write_jsonl
-    from srl.formats.native import native_row
-    from srl.prepare import StepOptions, prepare
-    from srl.tiny import bad_habit, random_problem, solve
-    from srl.trajectories import Source
+    from srl.study.tiny import bad_habit, random_problem, solve
 
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ os.environ.setdefault("HF_DATASETS_CACHE", "/tmp/srl-tests-datasets")
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    from srl.tiny import write_model
+    from srl.study.tiny import write_model
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
     write_model(folder)
@@ -24,11 +24,11 @@ def tiny_data(tmp_path_factory) -> Path:
     """A data folder as `srl steps` writes it: 80 short trajectories that sort digits, thoughts included."""
     import random
 
+    from srl.data.formats.native import native_row
+    from srl.data.prepare import StepOptions, prepare
+    from srl.data.sources import Source
     from srl.files import write_jsonl
-    from srl.formats.native import native_row
-    from srl.prepare import StepOptions, prepare
     from srl.records import Step, Trajectory
-    from srl.trajectories import Source
 
     folder = tmp_path_factory.mktemp("data")
     rng = random.Random(7)
@@ -49,7 +49,7 @@ def tiny_data(tmp_path_factory) -> Path:
 def tiny_student(tiny_model, tiny_data, tmp_path_factory) -> Path:
     """A run folder: the tiny model after a few steps of SFT, so that most of its completions are well formed."""
     from srl.recipe import Data, Model, Optim, Recipe, Sft, Validation
-    from srl.train import train
+    from srl.training.train import train
 
     folder = tmp_path_factory.mktemp("student") / "run"
     train(

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from srl.files import Row
-from srl.formats import (
+from srl.data.formats import (
     messages,
     mini_swe_agent,
     openhands,
@@ -17,7 +16,8 @@ from srl.formats import (
     swe_smith,
     verl,
 )
-from srl.trajectories import FORMATS
+from srl.data.sources import FORMATS
+from srl.files import Row
 
 SAMPLES = Path(__file__).parent / "samples"
 REAL = Path(__file__).parents[2] / "shared" / "data"

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from math_verify import parse, verify
 
-import srl.answers
-from srl.answers import Rules, are_correct, judge, last_box
+import srl.rewards.answers
+from srl.rewards.answers import Rules, are_correct, judge, last_box
 
 SHARED = Path(__file__).parents[2] / "shared/data/answer_checking/math_verify_cases.jsonl"
 HOSTILE = r"\boxed{9^{9^{9^9}}}"
@@ -23,7 +23,7 @@ PLAIN = st.text(st.sampled_from("ab1 $.\n"), max_size=20)
 
 @pytest.fixture
 def short_limit(monkeypatch):
-    monkeypatch.setattr(srl.answers, "TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(srl.rewards.answers, "TIMEOUT_SECONDS", 3.0)
 
 
 @given(PLAIN, PLAIN, st.recursive(PLAIN, lambda inner: inner.map(lambda text: f"{{{text}}}")))
@@ -108,9 +108,9 @@ def test_a_dead_worker_loses_nothing(short_limit):
 
 
 def test_memory_of_verdicts_is_bounded(monkeypatch):
-    monkeypatch.setattr(srl.answers, "PAIRS_REMEMBERED", 10)
+    monkeypatch.setattr(srl.rewards.answers, "PAIRS_REMEMBERED", 10)
     are_correct([rf"\boxed{{{i}}}" for i in range(50)], ["1"] * 50)
-    assert len(srl.answers._known) == 10
+    assert len(srl.rewards.answers._known) == 10
 
 
 def test_math_verifys_own_cases():

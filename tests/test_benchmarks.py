@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from srl.answers import are_correct
 from srl.errors import UserError
 from srl.evaluation.benchmarks import UNPINNED, known_answers, load_benchmark, load_benchmarks, read_benchmark
+from srl.rewards.answers import are_correct
 
 SHARED = Path(__file__).parents[2] / "shared/data/math_eval"
-NAMES = sorted(file.name.removesuffix(".toml") for file in (resources.files("srl") / "benchmarks").iterdir())
+NAMES = sorted(file.name.removesuffix(".toml") for file in (resources.files("srl") / "builtin/benchmarks").iterdir())
 
 
 def shared(name):

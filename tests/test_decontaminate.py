@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.decontaminate import BenchmarkProblems
+from srl.data.decontaminate import BenchmarkProblems
+from srl.data.prepare import StepOptions, prepare
+from srl.data.sources import Source
 from srl.errors import UserError
 from srl.files import write_jsonl
-from srl.prepare import StepOptions, prepare
-from srl.trajectories import Source
 
 LONG = "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop afterwards. Find her speed."
 SHORT = "What is 3 + 4?"

@@ -15,9 +15,9 @@ import transformers
 import yaml
 from chat_server import completion, serving
 
+from srl.engines.protocols import OneAnswer, Reply, Stepwise
 from srl.errors import UserError
-from srl.evaluation.protocols import OneAnswer, Reply, Stepwise
-from srl.evaluation.run import EvaluationOptions, evaluate, read_samples
+from srl.evaluation.evaluate import EvaluationOptions, evaluate, read_samples
 
 TAILS = ("(x)", "(x) (x) (x)")  # prompts of unequal length: batches are padded
 DIGITS = list(itertools.permutations("1579", 3))[:6]
@@ -31,13 +31,13 @@ def answer_of(problem):
 @pytest.fixture(scope="module")
 def solver(tiny_model, tmp_path_factory):
     """A run folder: the tiny model taught to sort digits step by step, and to box the largest at the end."""
+    from srl.data.formats.native import native_row
+    from srl.data.prepare import StepOptions, prepare
+    from srl.data.sources import Source
     from srl.files import write_jsonl
-    from srl.formats.native import native_row
-    from srl.prepare import StepOptions, prepare
     from srl.recipe import Data, Model, Optim, Recipe, Sft, Validation
     from srl.records import Step, Trajectory
-    from srl.train import train
-    from srl.trajectories import Source
+    from srl.training.train import train
 
     folder = tmp_path_factory.mktemp("solver")
     rng = random.Random(3)
@@ -66,7 +66,7 @@ def solver(tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(solver):
-    from srl.evaluation.huggingface import TransformersEngine
+    from srl.engines.transformers import TransformersEngine
 
     return TransformersEngine(str(solver / "model"), max_tokens=16)
 
@@ -127,8 +127,8 @@ def test_one_prompt_goes_over_shared_keys_and_many_through_generate_to_the_same_
 
 
 def test_a_model_whose_positions_start_elsewhere_does_not_sample_over_shared_keys(tmp_path, engine):
-    from srl.evaluation.huggingface import TransformersEngine
-    from srl.tiny import build_tokenizer
+    from srl.engines.transformers import TransformersEngine
+    from srl.study.tiny import build_tokenizer
 
     tokenizer = build_tokenizer()
     config = transformers.RobertaConfig(
@@ -240,7 +240,7 @@ def test_bad_completions_are_counted_as_wrong(benchmark, tmp_path):
 
 
 def test_a_server_that_fails_for_a_while_is_asked_again(benchmark, tmp_path, monkeypatch):
-    monkeypatch.setattr("srl.evaluation.endpoint.FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("srl.engines.endpoint.FIRST_WAIT_SECONDS", 0.01)
     failures = [503, 429, b'{"choices": [{"index": 0, "mess', {"error": "?"}, [1, 2], 500]
     failing = itertools.chain(failures, itertools.repeat(completion(r"\boxed{9}")))
     with serving(lambda _: next(failing)) as server:
@@ -251,7 +251,7 @@ def test_a_server_that_fails_for_a_while_is_asked_again(benchmark, tmp_path, mon
 
 @pytest.mark.parametrize("failure", [500, b'{"choices": [{"index"', {"choices": []}, {"id": 3}])
 def test_a_server_that_keeps_failing_ends_the_run_and_loses_nothing(benchmark, tmp_path, monkeypatch, failure):
-    monkeypatch.setattr("srl.evaluation.endpoint.FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("srl.engines.endpoint.FIRST_WAIT_SECONDS", 0.001)
     working = itertools.chain([completion(r"\boxed{9}")] * 3, itertools.repeat(failure))
     with serving(lambda _: next(working)) as server:
         with pytest.raises(UserError, match=r"failed 6 times, the last time with: .*--resume"):

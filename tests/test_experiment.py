@@ -11,17 +11,17 @@ import numpy as np
 import psutil
 import pytest
 
+from srl.chat.prompts import parse_completion
 from srl.errors import UserError
 from srl.evaluation.statistics import difference_over_seeds, mean_over_seeds, mean_score, paired_difference
-from srl.experiment.data import read_problems, write_data, write_problems
-from srl.experiment.plan import Domain, read_experiment
-from srl.experiment.results import write_experiment_results
-from srl.experiment.schedule import open_experiment, plan_jobs, run_experiment
-from srl.experiment.steps import step_scores
 from srl.files import read_rows
-from srl.prompts import parse_completion
 from srl.run_folder import resolve_model
-from srl.tiny import expert_choice, operations, random_problem, reduce_at, solve, terms
+from srl.study.data import read_problems, write_data, write_problems
+from srl.study.experiment import Domain, read_experiment
+from srl.study.results import write_experiment_results
+from srl.study.schedule import open_experiment, plan_jobs, run_experiment
+from srl.study.step_scores import step_scores
+from srl.study.tiny import expert_choice, operations, random_problem, reduce_at, solve, terms
 
 SMALL = """
 title = "small"

@@ -3,9 +3,9 @@
 import pytest
 from format_files import FORMAT_OF, ORDER, REAL, REAL_FORMAT_OF, SAMPLES, rows
 
+from srl.data.formats import messages, openhands, process_rewards, prompt_completion, react, swe_smith, turns
 from srl.errors import Unusable, UserError
 from srl.files import Row
-from srl.formats import messages, openhands, process_rewards, prompt_completion, react, swe_smith, turns
 from srl.records import Step
 
 

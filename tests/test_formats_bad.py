@@ -9,9 +9,9 @@ from format_files import FORMAT_OF, ORDER, REAL, REAL_FORMAT_OF, SAMPLES, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from srl.data.formats import messages, mini_swe_agent, react, swe_agent, swe_smith
 from srl.errors import Unusable, UserError
 from srl.files import Row
-from srl.formats import messages, mini_swe_agent, react, swe_agent, swe_smith
 from srl.records import Problem, StepInstance
 
 FUZZED = [(FORMAT_OF[path.name], value) for path in sorted(SAMPLES.iterdir()) for value in rows(path)]

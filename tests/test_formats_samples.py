@@ -5,9 +5,9 @@ import json
 import pytest
 from format_files import ORDER, SAMPLES, call, read, rows
 
+from srl.data.formats import openhands, swe_smith
 from srl.errors import Unusable
 from srl.files import Row
-from srl.formats import openhands, swe_smith
 from srl.records import Problem, Step, StepInstance
 
 

@@ -11,8 +11,8 @@ pytest.importorskip("inspect_ai", reason="inspect_ai is not installed here: pip 
 def test_the_task_asks_our_prompt_and_judges_with_our_judge(tmp_path, monkeypatch):
     from inspect_ai import eval as inspect_eval
 
+    from srl.chat.prompts import ANSWER_SYSTEM_PROMPT
     from srl.evaluation.inspect_task import benchmark
-    from srl.prompts import ANSWER_SYSTEM_PROMPT
 
     rows = [
         {"problem": "half", "answer": "1/2"},

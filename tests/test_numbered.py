@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srl.formats.numbered import Cut, NotNumbered, cut_steps
+from srl.data.formats.numbered import Cut, NotNumbered, cut_steps
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "math_trajectories"
 

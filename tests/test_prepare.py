@@ -7,13 +7,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from srl.data.formats.native import native_row
+from srl.data.formats.solutions import Columns
+from srl.data.prepare import StepOptions, prepare
+from srl.data.sources import Source
 from srl.errors import UserError
 from srl.files import new_folder, read_rows, write_jsonl, write_text
-from srl.formats.native import native_row
-from srl.formats.solutions import Columns
-from srl.prepare import StepOptions, prepare
-from srl.tiny import solve
-from srl.trajectories import Source
+from srl.study.tiny import solve
 
 ALL = StepOptions(hold_out=0.0)
 
@@ -211,8 +211,9 @@ def test_checking_counts_the_same_and_writes_nothing(tmp_path):
 
 
 def test_parquet_holds_the_same_rows_and_trains(tmp_path, tiny_model):
+    from srl.chat.tokenizer import load_tokenizer
     from srl.recipe import Data, Model, Recipe
-    from srl.rows import load_rows, load_tokenizer
+    from srl.training.rows import load_rows
 
     write_jsonl(tmp_path / "s.jsonl", [{"problem": f"{i}?", "solution": solution(2, n=3)} for i in range(300)])
     tables = {}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.prompts import format_completion, parse_completion, step_prompt
+from srl.chat.prompts import format_completion, parse_completion, step_prompt
+from srl.data.steps import step_instances
 from srl.records import Step, Trajectory
-from srl.steps import step_instances
 
 WELL_FORMED = [
     ("<think>a</think>b", "a", "b"),
@@ -67,12 +67,12 @@ def test_every_text_is_well_formed_or_has_an_error(text):
     assert bool(completion.format_error) != bool(completion.thought and completion.action)
 
 
-# --- the trunk ------------------------------------------------------------------------------------
+# --- shared prefixes---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def qwen_like():
-    from srl.tiny import build_tokenizer
+    from srl.study.tiny import build_tokenizer
 
     return build_tokenizer()
 
@@ -94,11 +94,11 @@ def assert_prompts_extend(trajectory, tokenizer, **options):
             "input_ids"
         ]
         assert ids[-len(tail) :] == tail
-        trunk = ids[: -len(tail)]
+        shared = ids[: -len(tail)]
         if before is not None:
-            assert trunk[: len(before)] == before
-            assert len(trunk) > len(before)
-        before = trunk
+            assert shared[: len(before)] == before
+            assert len(shared) > len(before)
+        before = shared
 
 
 LINE = st.text(alphabet="ab 1.,:*#$\\({[-+=é\u4e2d\n", min_size=1, max_size=12).filter(lambda text: text.strip())
@@ -115,7 +115,7 @@ def test_each_prompt_extends_the_one_before_token_for_token(qwen_like, problem, 
 
 @pytest.mark.parametrize("give_title", [False, True])
 def test_prompts_of_real_solutions_extend_one_another(qwen_like, give_title):
-    from srl.formats.numbered import NotNumbered, cut_steps
+    from srl.data.formats.numbered import NotNumbered, cut_steps
 
     path = Path(__file__).parents[2] / "shared/data/math_trajectories/deepseek_v3_math/solutions.jsonl"
     if not path.exists():

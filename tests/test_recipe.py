@@ -8,7 +8,7 @@ import pytest
 from srl.errors import UserError
 from srl.recipe import read_recipe, recipe_toml
 
-FILES = (file for file in (resources.files("srl") / "recipes").iterdir() if file.is_file())
+FILES = (file for file in (resources.files("srl") / "builtin/recipes").iterdir() if file.is_file())
 NAMES = sorted(file.name.removesuffix(".toml") for file in FILES)
 
 
@@ -16,8 +16,8 @@ NAMES = sorted(file.name.removesuffix(".toml") for file in FILES)
 def test_srls_own_recipes_are_accepted_by_trl(name, tmp_path, monkeypatch):
     from trl import SFTConfig
 
-    from srl.train import trainer_options
-    from srl.trainer import SRLConfig
+    from srl.training.train import trainer_options
+    from srl.training.trainer import SRLConfig
 
     monkeypatch.chdir(tmp_path)
     recipe = read_recipe(Path(name))

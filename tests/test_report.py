@@ -16,7 +16,7 @@ from srl.report import page as report_page
 from srl.report.evaluations import read_evaluation, results_table
 from srl.report.page import MAX_PAGE_BYTES, labels, write_report
 from srl.rewards import one_spelling
-from srl.similarity import ratio
+from srl.rewards.similarity import ratio
 
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!--"
 

@@ -12,7 +12,7 @@ from run_folders import write_evaluation, write_run
 
 from srl.report import page as report_page
 from srl.report.page import write_report
-from srl.similarity import matched
+from srl.rewards.similarity import matched
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's `chromium`")
 

@@ -1,39 +1,34 @@
 """The reward functions, as TRL calls them."""
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.errors import UserError
 from srl.recipe import Reward
 from srl.rewards import (
-    MALFORMED,
     StepReward,
     answer_correctness,
-    calibrated,
     format_penalty,
     one_spelling,
     step_similarity,
-    unrelated_similarity,
 )
-from srl.similarity import ratio, ratio_autojunk
+from srl.rewards.functions import MALFORMED
+from srl.rewards.similarity import ratio
 
 GOOD = "<think>hm</think>"
 ACTIONS = st.text(r"ab 12\(\)$\frac", min_size=1).map(str.strip).filter(len)
 REWARDS = st.builds(
     Reward,
-    elements=st.sampled_from(["characters", "words", "tokens", "latex", "autojunk"]),
+    elements=st.sampled_from(["characters", "words", "tokens", "latex"]),
     copy_penalty=st.floats(0, 1),
     expert_logprob_weight=st.floats(0, 1),
     format_term=st.sampled_from(["in_group", "separate"]),
 )
 
 
-def reward(floor=0.0, **options):
+def reward(**options):
     """A StepReward whose tokens are bytes."""
-    return StepReward(Reward(**options), floor, tokenize=lambda text: list(text.encode()))
+    return StepReward(Reward(**options), tokenize=lambda text: list(text.encode()))
 
 
 def rewarded(action, expert, context="", gain=0.0, **options):
@@ -103,11 +98,9 @@ def test_what_is_logged_per_completion():
     ]
 
 
-@given(REWARDS, st.floats(0, 0.99), ACTIONS, ACTIONS, ACTIONS, st.floats(-50, 50))
-def test_every_reward_is_one_for_the_experts_action_and_in_the_unit_interval(
-    options, floor, action, expert, prompt, gain
-):
-    function = StepReward(options, floor, tokenize=lambda text: list(text.encode()))
+@given(REWARDS, ACTIONS, ACTIONS, ACTIONS, st.floats(-50, 50))
+def test_every_reward_is_one_for_the_experts_action_and_in_the_unit_interval(options, action, expert, prompt, gain):
+    function = StepReward(options, tokenize=lambda text: list(text.encode()))
     same, other, malformed = function(
         [GOOD + expert, GOOD + action, action],
         [expert] * 3,
@@ -131,8 +124,6 @@ def test_what_is_compared():
     assert rewarded(action, expert, elements="words") == 0.8
     assert rewarded(action, expert, elements="words") != rewarded(action, expert)
     assert rewarded("\u00e9", "\u00e8", elements="tokens") == 0.5  # in UTF-8 they share the first of two bytes
-    long = "the cat sat on the mat; " * 10
-    assert rewarded("A " + long, long, elements="autojunk") == ratio_autojunk("A " + long, long) == 0.0
     with pytest.raises(ValueError, match="tokenize"):
         StepReward(Reward(elements="tokens"))([GOOD + "a"], ["a"])
 
@@ -155,31 +146,6 @@ def test_what_is_compared():
 def test_spellings_of_latex(one, other, equal):
     assert (one_spelling(one) == one_spelling(other)) == equal
     assert (rewarded(one, other, elements="latex") == 1.0) == equal
-
-
-def test_calibrated_counts_from_the_floor():
-    assert rewarded("bcde", "abcd", floor=0.5) == 0.5  # of 0.75
-    assert rewarded("xyzd", "abcd", floor=0.5) == 0.0  # 0.25 is below the floor
-
-
-def test_the_floor_is_the_mean_similarity_of_other_trajectories_steps():
-    actions, trajectories = ["aa", "ab", "bb", "bc"], ["1", "1", "2", "3"]
-    other = [(0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-    weight = {(2, 3): 2}  # trajectories are drawn alike, then a step of each
-    exact = sum(weight.get(p, 1) * ratio(actions[p[0]], actions[p[1]]) for p in other) / 6
-    assert math.isclose(unrelated_similarity(reward(), actions, trajectories, 0, 20_000), exact, abs_tol=0.01)
-    within_only = ["aa", "aa", "bb", "bb"], ["1", "1", "2", "2"]
-    assert unrelated_similarity(reward(), *within_only, seed=0) == 0.0
-
-
-def test_calibrated_measures_only_where_it_was_asked_to():
-    rows = {"expert_actions": ["ab", "bc"], "trajectory_ids": ["1", "2"]}
-    assert calibrated(reward(), **rows, seed=0).floor == 0.0
-    assert calibrated(reward(calibrated=True), **rows, seed=0).floor == 0.5
-    with pytest.raises(UserError, match="two trajectories"):
-        calibrated(reward(calibrated=True), ["a", "b"], ["1", "1"], seed=0)
-    with pytest.raises(UserError, match="alike"):
-        calibrated(reward(calibrated=True), ["a", "a"], ["1", "2"], seed=0)
 
 
 def test_copying_the_prompt_earns_less():

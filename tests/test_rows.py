@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from srl.chat.tokenizer import load_tokenizer
 from srl.errors import UserError
 from srl.recipe import Data, Model, Recipe, Sft
-from srl.rows import load_rows, load_tokenizer
+from srl.training.rows import load_rows
 
 
 def recipe(data, stage="srl", target="steps", **limits):

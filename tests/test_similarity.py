@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_similarity_pairs import KINDS, as_token_ids, with_difflib
 
-import srl.similarity
-from srl.similarity import elements, fallback, matched, ratio, ratio_autojunk, ratios, ratios_batch
+import srl.rewards.similarity
+from srl.rewards.similarity import elements, fallback, matched, ratio, ratio_autojunk, ratios, ratios_batch
 
 try:
-    from srl.similarity import _matcher
+    from srl.rewards.similarity import _matcher
 except ImportError:
     _matcher = None
 
@@ -44,7 +44,7 @@ CASES = [
 
 @pytest.mark.skipif(_matcher is None, reason="the C extension is not built: only the pure-Python similarity is tested")
 def test_the_extension_is_in_use_where_it_is_built():
-    assert srl.similarity.implementation() == "C"
+    assert srl.rewards.similarity.implementation() == "C"
 
 
 @every_implementation
@@ -193,12 +193,12 @@ def test_what_is_longer_than_the_cap_is_cut_and_said_once(caplog):
 
 def test_the_fallback_says_that_the_extension_is_missing():
     program = (
-        "import sys; sys.modules['srl.similarity._matcher'] = None; import srl.similarity as s;"
+        "import sys; sys.modules['srl.rewards.similarity._matcher'] = None; import srl.rewards.similarity as s;"
         "print(s.implementation(), s.ratio('abcd', 'bcde'), s.ratios_batch(['a'] * 99, ['a'] * 99))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout == f"Python 0.75 {[1.0] * 99}\n"
-    assert run.stderr.count("the C extension srl.similarity._matcher is missing") == 1
+    assert run.stderr.count("the C extension srl.rewards.similarity._matcher is missing") == 1
 
 
 def test_what_public_code_computes_is_another_number():

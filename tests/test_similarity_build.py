@@ -69,7 +69,7 @@ def test_without_a_compiler_the_package_installs_and_falls_back(tmp_path):
     assert not any(name.endswith((".so", ".pyd")) for name in zipfile.ZipFile(wheel).namelist())
     facts, said = use_wheel(wheel, tmp_path / "installed")
     assert facts == ["Python", "0.75"]
-    assert said.count("the C extension srl.similarity._matcher is missing") == 1
+    assert said.count("the C extension srl.rewards.similarity._matcher is missing") == 1
 
 
 def test_the_sanitizers_find_nothing_in_30_seconds(tmp_path):
@@ -105,7 +105,7 @@ def fuzz(folder, seconds):
     """Random pairs of every kind and size, right and wrong arguments; against the pure-Python similarity."""
     from test_similarity_pairs import KINDS, as_token_ids
 
-    from srl.similarity import fallback
+    from srl.rewards.similarity import fallback
 
     sys.path.insert(0, folder)
     import _matcher

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from srl.similarity import fallback
+from srl.rewards.similarity import fallback
 
 try:
-    from srl.similarity import _matcher
+    from srl.rewards.similarity import _matcher
 except ImportError:
     _matcher = None
 

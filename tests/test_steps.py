@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.formats.numbered import cut_steps
-from srl.prompts import shortened
+from srl.chat.prompts import shortened
+from srl.data.formats.numbered import cut_steps
+from srl.data.steps import full_solution, is_held_out, step_instances, target_indices
 from srl.records import Step, Trajectory
-from srl.steps import full_solution, is_held_out, step_instances, target_indices
 
 TEXT = "We start.\n\n1. **First**: one\n\n2. **Second**: two\n\n3. **Third**: three\n\nAnswer: 3"
 CUT = cut_steps(TEXT)

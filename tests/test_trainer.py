@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from srl.errors import UserError
-from srl.trainer import SRLConfig, SRLTrainer
+from srl.training.trainer import SRLConfig, SRLTrainer
 
 N_ROWS = 24
 
@@ -104,7 +104,7 @@ def test_without_dynamic_sampling_it_is_plain_grpo(tiny_model, tmp_path, changed
     changed = {"loss_type": "grpo", "max_steps": 2, **changed}
     plain = trainer_on(tiny_model, tmp_path / "plain", GRPOTrainer, GRPOConfig, logging_steps=1, **changed)
     expected = train_log(plain, *names)
-    changed |= {"dynamic_sampling": False, "share_prefix": "off"}  # how near sharing is: test_trunk_trainer
+    changed |= {"dynamic_sampling": False, "share_prefix": "off"}  # how near sharing is: test_shared_prefix_trainer
     assert train_log(trainer_on(tiny_model, tmp_path / "srl", **changed), *names) == expected
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from srl.trainer import SRLConfig, SRLTrainer
+from srl.training.trainer import SRLConfig, SRLTrainer
 
 sys.path.insert(0, str(Path(__file__).parent))
+from test_shared_prefix_trainer import train_log, trainer_on
 from test_trainer import noisy_reward, options, rows
-from test_trunk_trainer import train_log, trainer_on
 
 
 def reward(completions, expert_logprob_gain, **columns):

@@ -1,4 +1,4 @@
-"""Train the base model that comes with srl, `src/srl/models/tiny-base`: every skill of the tiny domain, no plan.
+"""Train the base model that comes with srl (`src/srl/builtin/models/tiny-base`): all skill of the tiny domain, no plan.
 
     python experiments/2026-11-22-tiny-base/make.py runs/tiny-base        # about 11 minutes on one core
 
@@ -13,14 +13,14 @@ import random
 import sys
 from pathlib import Path
 
-from srl.experiment.data import OPTIONS, distinct_problems
+from srl.data.formats.native import native_row
+from srl.data.prepare import prepare
+from srl.data.sources import Source
 from srl.files import write_jsonl
-from srl.formats.native import native_row
-from srl.prepare import prepare
 from srl.recipe import Recipe, read_recipe
-from srl.tiny import bad_habit, solve, thinking_aloud, write_model
-from srl.train import train
-from srl.trajectories import Source
+from srl.study.data import OPTIONS, distinct_problems
+from srl.study.tiny import bad_habit, solve, thinking_aloud, write_model
+from srl.training.train import train
 
 BATCH = 16
 OPERATIONS = 5
@@ -57,7 +57,7 @@ def main() -> None:
         values["data"] |= {"path": str(out / f"data-{number}")}
         values["optim"] |= {"learning_rate": learning_rate}
         model = train(Recipe.model_validate(values))
-    print(f"now: cp -r {model} src/srl/models/tiny-base")
+    print(f"now: cp -r {model} src/srl/builtin/models/tiny-base")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@
 from importlib import metadata
 from typing import Any
 
+from srl.chat.prompts import parse_completion, step_prompt
+from srl.data.steps import step_instances
 from srl.errors import UserError
-from srl.prompts import parse_completion, step_prompt
 from srl.records import Step, StepInstance, Trajectory
-from srl.similarity import ratio
-from srl.steps import step_instances
+from srl.rewards.similarity import ratio
 
 __version__ = metadata.version("srl")
 
@@ -30,7 +30,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("SRLConfig", "SRLTrainer"):
-        from srl import trainer
+        from srl.training import trainer
 
         return getattr(trainer, name)
     raise AttributeError(f"module 'srl' has no attribute {name!r}")

@@ -15,14 +15,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from srl.data_folder import rows_file
+from srl.data.folder import rows_file
+from srl.data.formats.solutions import Columns
+from srl.data.prepare import StepOptions, prepare
+from srl.data.show import counting, show_instances
+from srl.data.sources import Source
 from srl.errors import UserError
-from srl.evaluation.run import EvaluationOptions
-from srl.formats.solutions import Columns
-from srl.prepare import StepOptions, prepare
+from srl.evaluation.evaluate import EvaluationOptions
 from srl.recipe import Recipe, read_recipe
-from srl.show import counting, show_instances
-from srl.trajectories import Source
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Train:
         """Train."""
         from accelerate import PartialState
 
-        from srl.train import train
+        from srl.training.train import train
 
         train(self.recipe, resume=self.resume, overwrite=self.overwrite)
         # Python may end before gloo's threads do, which aborts a process that has done all its work. They end with
@@ -120,7 +120,7 @@ class Plan:
 
     def run(self) -> None:
         """Print the table."""
-        from srl.forecast import print_forecast
+        from srl.training.forecast import print_forecast
 
         print_forecast(self.recipe, self.completion_tokens)
 
@@ -143,7 +143,7 @@ class Sample:
 
     def run(self) -> None:
         """Print the steps as they come."""
-        from srl.sample import sample
+        from srl.engines.sample import sample
 
         sample(
             self.model,
@@ -179,7 +179,7 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate."""
-        from srl.evaluation.run import evaluate
+        from srl.evaluation.evaluate import evaluate
 
         evaluate(
             self.source,
@@ -246,7 +246,7 @@ class Experiment:
 
     def run(self) -> None:
         """Run the experiment."""
-        from srl.experiment import experiment
+        from srl.study import experiment
 
         if self.seeds < 1 or self.jobs < 1:
             raise UserError("--seeds and --jobs must be 1 or more")
@@ -282,7 +282,7 @@ class Tiny:
     def run(self) -> None:
         """Write the model folder."""
         from srl.files import new_folder
-        from srl.tiny import write_model
+        from srl.study.tiny import write_model
 
         with new_folder(self.out) as folder:
             write_model(folder, self.seed)
@@ -300,8 +300,8 @@ class Doctor:
 
         import torch
 
+        from srl.rewards.similarity import implementation
         from srl.run_folder import PACKAGES
-        from srl.similarity import implementation
 
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         facts = {

@@ -89,13 +89,9 @@ class Rollout(_Table):
 class Reward(_Table):
     """What a step earns in the stage srl (docs/rewards.md); the defaults are the paper's reward."""
 
-    elements: Literal["characters", "words", "tokens", "latex", "autojunk"] = Field(
+    elements: Literal["characters", "words", "tokens", "latex"] = Field(
         "characters",
-        description="What the similarity 2M/T compares; latex: characters, equivalent spellings made one; autojunk: "
-        "characters with difflib's default heuristic, as public code has it, for comparisons only.",
-    )
-    calibrated: bool = Field(
-        False, description="Measure from the mean similarity of unrelated training steps (then 0) instead of from 0."
+        description="What the similarity 2M/T compares; latex: characters after equivalent spellings are made one.",
     )
     copy_penalty: float = Field(
         0.0,
@@ -113,6 +109,16 @@ class Reward(_Table):
         "in_group",
         description="separate: similarities are normalized over well-formed completions, the format penalty by itself.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_was_taken_out(cls, values: Any) -> Any:
+        """Run folders of version 0.1 hold `calibrated = false`."""
+        if not isinstance(values, dict):
+            return values
+        if values.get("calibrated") or values.get("elements") == "autojunk":
+            raise ValueError("`calibrated` and `autojunk` were taken out in version 0.2; version 0.1 has them")
+        return {name: value for name, value in values.items() if name != "calibrated"}
 
 
 class Sft(_Table):
@@ -175,7 +181,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         UserError: no such file or name, broken TOML, a misspelt key (with a suggestion), a wrong value.
     """
-    text = own_or_given(path, resources.files("srl") / "recipes", "recipe")
+    text = own_or_given(path, resources.files("srl") / "builtin" / "recipes", "recipe")
     return from_toml(Recipe, text, str(path), _explain)
 
 

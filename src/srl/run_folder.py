@@ -170,7 +170,7 @@ def resolve_model(name_or_path: str) -> str:
     Raises:
         UserError: a run folder whose run has not finished; a path that does not exist.
     """
-    own = resources.files("srl") / "models" / name_or_path
+    own = resources.files("srl") / "builtin" / "models" / name_or_path
     path = Path(name_or_path)
     if own.is_dir() and not path.exists():
         return str(own)

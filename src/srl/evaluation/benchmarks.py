@@ -17,10 +17,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from srl.answers import judge, last_box
 from srl.errors import UserError
 from srl.files import Row, read_rows
 from srl.recipe import from_toml, suggest
+from srl.rewards.answers import judge, last_box
 
 UNPINNED = "unpinned"
 
@@ -124,7 +124,7 @@ def load_benchmark(name: str, file: Path | None = None) -> LoadedBenchmark:
 
 def read_benchmark(name: str) -> Benchmark:
     """The benchmark file of that name among srl's own, or at that path."""
-    folder = resources.files("srl") / "benchmarks"
+    folder = resources.files("srl") / "builtin" / "benchmarks"
     path = Path(name)
     if path.suffix == ".toml":
         if not path.is_file():

@@ -16,9 +16,9 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, accuracy, scorer, stderr
 from inspect_ai.solver import TaskState, generate, system_message
 
-from srl.answers import judge
+from srl.chat.prompts import ANSWER_SYSTEM_PROMPT
 from srl.evaluation.benchmarks import load_benchmark
-from srl.prompts import ANSWER_SYSTEM_PROMPT
+from srl.rewards.answers import judge
 
 
 @task

@@ -19,9 +19,9 @@ from typing import Any
 
 import orjson
 
+from srl.chat.prompts import completion_text
 from srl.errors import UserError
 from srl.files import read_rows
-from srl.prompts import completion_text
 from srl.report.runs import Run
 from srl.rewards import one_spelling
 

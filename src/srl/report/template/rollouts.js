@@ -275,7 +275,6 @@ function similarityLine(result, elements) {
   const line = `${matched} ${unit} in matching blocks: 2 · ${matched} / ${total} = ${number(total ? (2 * matched) / total : 1)}`;
   const notes = {
     tokens: " (the reward of this run compares tokens)",
-    autojunk: " (the reward of this run leaves out frequent characters)",
     latex: " (LaTeX in one spelling, as the reward compares it)",
   };
   return line + (notes[elements] ?? "");

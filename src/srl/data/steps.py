@@ -1,0 +1,115 @@
+"""Trajectory -> step instances (paper §4.2): which steps are targets, and what the student sees before each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Literal
+
+from srl.chat.prompts import (
+    AGENT_SYSTEM_PROMPT,
+    SEPARATOR,
+    STEP_SYSTEM_PROMPT,
+    action_prompt,
+    environment_step,
+    left_out_steps,
+    shortened,
+    step_prompt,
+)
+from srl.records import Message, Step, StepInstance, Trajectory
+
+Targets = Literal["paper", "all", "skip_first"]
+
+Context = Literal["paper", "full"] | int
+"""How many of the latest steps a prompt shows; "paper": all in mathematics, two in an environment (appendix A)."""
+
+
+def target_indices(n_steps: int, targets: Targets) -> range:
+    """The 1-based steps that become targets.
+
+    The paper makes N−1 instances with k = 1..N−1: the last step is never asked for. "skip_first" is the
+    other reading of N−1, where the context always holds a step.
+
+    >>> list(target_indices(4, "paper")), list(target_indices(4, "skip_first"))
+    ([1, 2, 3], [2, 3, 4])
+    """
+    return {
+        "paper": range(1, n_steps),
+        "all": range(1, n_steps + 1),
+        "skip_first": range(2, n_steps + 1),
+    }[targets]
+
+
+def step_instances(
+    trajectory: Trajectory,
+    *,
+    targets: Targets = "paper",
+    give_title: bool = False,
+    system_prompt: str | None = None,
+    context: Context = "paper",
+    max_observation_chars: int = 10_000,
+) -> Iterator[StepInstance]:
+    """Yield one instance per target step; its prompt shows the steps before it, or the latest of them.
+
+    With `give_title` the prompt ends with the step's own title and only the body is asked for (footnote 1);
+    a step without title is then asked for whole. Longer observations lose their middle, with a note. A
+    `system_prompt` of None means srl's own, for mathematics or for an environment.
+    """
+    wanted = target_indices(len(trajectory.steps), targets)
+    in_environment = trajectory.in_environment
+    window = {"paper": 2 if in_environment else None, "full": None}[context] if isinstance(context, str) else context
+    before: list[str] = []
+    for index, step in enumerate(trajectory.steps, 1):
+        lead, body = _split_title(step) if give_title and not in_environment else ("", step.action)
+        if index in wanted:
+            yield StepInstance(
+                trajectory_id=trajectory.id,
+                step_index=index,
+                prompt=_prompt(trajectory, _latest(before, window) + lead, system_prompt),
+                expert_action=body,
+                next_title=step.title if lead else None,
+                thought=step.thought,
+            )
+        if in_environment:
+            observation = step.observation
+            shown = None if observation is None else shortened(observation, max_observation_chars)
+            before.append(environment_step(step.action, shown))
+        else:
+            before.append(lead + body + SEPARATOR)
+
+
+def _prompt(trajectory: Trajectory, context: str, system_prompt: str | None) -> tuple[Message, ...]:
+    if trajectory.in_environment:
+        system = AGENT_SYSTEM_PROMPT if system_prompt is None else system_prompt
+        return action_prompt(trajectory.problem, context, system, trajectory.instructions)
+    return step_prompt(trajectory.problem, context, STEP_SYSTEM_PROMPT if system_prompt is None else system_prompt)
+
+
+def _latest(steps: list[str], window: int | None) -> str:
+    if window is None or len(steps) <= window:
+        return "".join(steps)
+    return left_out_steps(len(steps) - window) + "".join(steps[len(steps) - window :])
+
+
+def _split_title(step: Step) -> tuple[str, str]:
+    """A step as (all up to its title, with a line break; the body). `lead + body` is what later contexts hold."""
+    if step.title is None:
+        return "", step.action
+    start = 0 if step.action.startswith(step.title) else step.action.index("\n" + step.title) + 1
+    end = start + len(step.title)
+    return step.action[:end] + "\n", step.action[end:].strip()
+
+
+def full_solution(trajectory: Trajectory) -> str:
+    """The expert's whole text: all steps and the conclusion (the target of SFT on full solutions)."""
+    parts = [step.action for step in trajectory.steps]
+    return SEPARATOR.join(parts + ([trajectory.conclusion] if trajectory.conclusion else []))
+
+
+def is_held_out(problem: str, fraction: float, seed: int = 0) -> bool:
+    """Whether a problem belongs to the validation part: by its text, so that all its copies and steps agree.
+
+    A hash decides, so the answer needs no memory of other problems and stays when a data set grows.
+    """
+    digest = hashlib.sha256(f"{seed}\n{' '.join(problem.split())}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64

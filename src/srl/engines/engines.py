@@ -1,0 +1,74 @@
+"""Where completions come from: a server, vLLM in this process, or transformers in this process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from srl.engines.protocols import Reply
+from srl.errors import UserError
+from srl.records import Message
+
+EngineName = Literal["auto", "transformers", "vllm"]
+
+
+class BatchEngine(Protocol):
+    """Completes many prompts at a time, in this process."""
+
+    name: str
+
+    def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
+        """One completion per prompt, in order; temperature 0 is greedy."""
+        ...
+
+
+def engine_name(wanted: EngineName) -> str:
+    """`auto` is vLLM where it is installed and there is a GPU, or else transformers."""
+    if wanted == "vllm" and not find_spec("vllm"):
+        raise UserError("--engine vllm: vLLM is not installed here (pip install vllm)")
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "vllm" if find_spec("vllm") and torch.cuda.is_available() else "transformers"
+
+
+def load_engine(name: str, path: str, max_tokens: int) -> BatchEngine:
+    """The engine of that name with the model at `path`."""
+    if name == "vllm":
+        return VllmEngine(path, max_tokens)
+    from srl.engines.transformers import TransformersEngine
+
+    return TransformersEngine(path, max_tokens)
+
+
+class VllmEngine:
+    """vLLM's offline engine, which batches by itself; every sample has its own seed."""
+
+    name = "vllm"
+
+    def __init__(self, path: str, max_tokens: int) -> None:
+        from vllm import LLM
+
+        # Its default is the model's own generation_config, which may narrow what it samples from.
+        self.model: Any = LLM(path, generation_config="vllm")
+        self.max_tokens = max_tokens
+
+    def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
+        """One completion per prompt."""
+        from vllm import SamplingParams
+
+        sampling = [SamplingParams(temperature=temperature, max_tokens=self.max_tokens, seed=seed) for seed in seeds]
+        outputs = self.model.chat([list(prompt) for prompt in prompts], sampling, use_tqdm=False)
+        completions = [output.outputs[0] for output in outputs]
+        return [Reply(c.text, len(c.token_ids), truncated=c.finish_reason == "length") for c in completions]
+
+
+def weights_digest(path: str) -> str | None:
+    """Tells other weights in the same folder, by name, size and time of the files; None for a Hub id."""
+    files = sorted(Path(path).glob("*.safetensors")) + sorted(Path(path).glob("*.bin"))
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stats).encode()).hexdigest() if stats else None

@@ -1,0 +1,198 @@
+"""Reward functions, in the shape that TRL's trainers (and `trl grpo`) call.
+
+    f(prompts, completions, completion_ids, **dataset_columns) -> one float per completion
+
+`SRLTrainer` adds columns of its own: `truncated`, whether a completion was cut off by the length limit, and on
+request `expert_logprob_gain`. A step's reward is the paper's, or a variation of it; docs/rewards.md compares them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from srl.chat.prompts import Completion, completion_text, parse_completion, user_text
+from srl.recipe import Reward
+from srl.rewards.answers import are_correct
+from srl.rewards.similarity import Elements, matched, ratios_batch
+
+MALFORMED = -1.0
+PAPER = Reward()
+
+
+@dataclass(frozen=True)
+class StepReward:
+    """A reward function: how much the action resembles the expert's, in [0, 1]; −1 if malformed.
+
+    With the default options this is the paper's reward, R (§4.2). In full:
+
+        R = 2M / T                                          of `elements`
+        P = R · (1 − copy_penalty · max(0, copied(action) − copied(expert)))    from the user turn
+        reward = P + (1 − P) · expert_logprob_weight · logistic(expert_logprob_gain)
+
+    An action equal to the expert's earns 1.0 under all of them. With the format term "separate", a malformed
+    completion earns nothing here (None), and −1 from `format_penalty`.
+    """
+
+    options: Reward = PAPER
+    tokenize: Callable[[str], list[int]] | None = None
+    """Needed to compare tokens."""
+
+    __name__ = "step_similarity"  # what TRL calls it in its logs
+
+    def __call__(
+        self,
+        completions: Sequence[Any],
+        expert_action: Sequence[str],
+        prompts: Sequence[Any] = (),
+        truncated: Sequence[bool] | None = None,
+        expert_logprob_gain: Sequence[float] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Reward each completion.
+
+        Logs, per completion, the parts of the rollout as columns and, as metrics, `format_error_rate`,
+        `exact_step_rate` and `step_similarity` (R of the well-formed completions).
+        """
+        parsed = _parse(completions, truncated)
+        actions, experts = [p.action for p in parsed], [expert.strip() for expert in expert_action]
+        similarities = self.similarities(actions, experts)
+        rewards = similarities
+        if self.options.copy_penalty:
+            excess = self.excess_copied(actions, experts, [user_text(prompt) for prompt in prompts])
+            rewards = [r * (1 - self.options.copy_penalty * e) for r, e in zip(rewards, excess, strict=True)]
+        if self.options.expert_logprob_weight:
+            if expert_logprob_gain is None:
+                raise ValueError("no column expert_logprob_gain: set SRLConfig(expert_logprob_gain=True)")
+            shares = [self.options.expert_logprob_weight * _logistic(gain) for gain in expert_logprob_gain]
+            rewards = [r + (1 - r) * share for r, share in zip(rewards, shares, strict=True)]
+        if log_metric:
+            _log_metrics(log_metric, parsed, experts, similarities)
+        if log_extra:
+            if expert_logprob_gain is not None:
+                columns["expert_logprob_gain"] = expert_logprob_gain
+            _log_rollouts(log_extra, parsed, {**columns, "expert_action": expert_action})
+        malformed = MALFORMED if self.options.format_term == "in_group" else None
+        return [malformed if p.format_error else r for p, r in zip(parsed, rewards, strict=True)]
+
+    def similarities(self, actions: Sequence[str], experts: Sequence[str]) -> list[float]:
+        """R of each action and the expert's at the same index."""
+        compared, with_these = self._elements(actions, experts)
+        return ratios_batch(compared, with_these)
+
+    def excess_copied(self, actions: Sequence[str], experts: Sequence[str], contexts: Sequence[str]) -> list[float]:
+        """How much more of each action than of the expert's stands in the context, in [0, 1].
+
+        >>> StepReward().excess_copied(["let x = 2"], ["so 2 + 3"], ["let x = 2"])
+        [0.75]
+        """
+        triples = zip(*self._elements(actions, experts, contexts), strict=True)
+        return [max(0.0, _copied(a, context) - _copied(e, context)) for a, e, context in triples]
+
+    def _elements(self, *columns: Sequence[str]) -> list[list[Elements]]:
+        """The texts as what is compared; equal words have equal numbers within one call."""
+        number: defaultdict[str, int] = defaultdict(count().__next__)
+        if self.options.elements == "tokens" and self.tokenize is None:
+            raise ValueError("to compare tokens, StepReward needs `tokenize`")
+        convert: dict[str, Callable[[str], Elements]] = {
+            "words": lambda text: [number[word] for word in text.split()],
+            "tokens": self.tokenize or str,
+            "latex": one_spelling,
+        }
+        return [list(map(convert.get(self.options.elements, str), texts)) for texts in columns]
+
+
+def step_similarity(completions: Sequence[Any], expert_action: Sequence[str], **columns: Any) -> list[float | None]:
+    """SRL's reward as in the paper, for `trl grpo --reward_funcs srl.rewards.step_similarity`: see `StepReward`."""
+    return StepReward()(completions, expert_action, **columns)
+
+
+def format_penalty(completions: Sequence[Any], truncated: Sequence[bool] | None = None, **columns: Any) -> list[float]:
+    """−1 for a malformed completion, else 0: the format term by itself.
+
+    Beside `StepReward` with the format term "separate" and TRL's "normalize_then_sum": one malformed completion
+    in a group then does not hide the differences between the others.
+    """
+    return [MALFORMED if p.format_error else 0.0 for p in _parse(completions, truncated)]
+
+
+def answer_correctness(
+    completions: Sequence[Any],
+    answer: Sequence[str],
+    truncated: Sequence[bool] | None = None,
+    log_extra: Callable[[str, list[Any]], None] | None = None,
+    **columns: Any,
+) -> list[float]:
+    """RLVR's reward: 1.0 if the final answer equals the known one (`math-verify`), else 0.0.
+
+    A truncated completion is wrong.
+    """
+    cut_off = truncated or [False] * len(completions)
+    right = are_correct([completion_text(c) for c in completions], list(answer))
+    if log_extra:
+        if "trajectory_id" in columns:
+            log_extra("trajectory_id", list(columns["trajectory_id"]))
+        log_extra("answer", list(answer))
+    return [float(r and not t) for r, t in zip(right, cut_off, strict=True)]
+
+
+_SPELLINGS = {
+    **dict.fromkeys((r"\dfrac", r"\tfrac"), r"\frac"),
+    **dict.fromkeys((r"\(", r"\)", r"\[", r"\]", "$$"), "$"),
+    **dict.fromkeys((r"\,", r"\:", r"\;", r"\!", "\\ ", "\\\n", r"\quad", r"\qquad", "~"), " "),
+    **dict.fromkeys((r"\left", r"\right", r"\displaystyle"), ""),
+    **{r"\geq": r"\ge", r"\leq": r"\le", r"\neq": r"\ne"},
+}
+_LATEX = re.compile(r"\\(?:[A-Za-z]+|.)|\$\$|~", re.DOTALL)
+
+
+def one_spelling(text: str) -> str:
+    r"""LaTeX in one of its equivalent spellings: fractions, delimiters, relations, sizes, any white space.
+
+    >>> one_spelling(r"\[ \left(\dfrac{1}{2}\right) \geq  x \]") == one_spelling(r"$ (\tfrac{1}{2}) \ge\, x $")
+    True
+    """
+    return " ".join(_LATEX.sub(lambda command: _SPELLINGS.get(command[0], command[0]), text).split())
+
+
+def _parse(completions: Sequence[Any], truncated: Sequence[bool] | None) -> list[Completion]:
+    cut_off = truncated or [False] * len(completions)
+    return [parse_completion(completion_text(c), truncated=t) for c, t in zip(completions, cut_off, strict=True)]
+
+
+def _copied(text: Elements, context: Elements) -> float:
+    """The share of a text that also stands, in this order, in the context."""
+    return matched(text, context) / len(text) if text else 0.0
+
+
+def _log_metrics(
+    log_metric: Callable[[str, float], None], parsed: list[Completion], experts: list[str], similarities: list[float]
+) -> None:
+    for completion, expert, similarity in zip(parsed, experts, similarities, strict=True):
+        log_metric("format_error_rate", float(completion.format_error is not None))
+        log_metric("exact_step_rate", float(completion.action == expert))
+        if not completion.format_error:
+            log_metric("step_similarity", similarity)
+
+
+def _log_rollouts(
+    log_extra: Callable[[str, list[Any]], None], parsed: list[Completion], columns: dict[str, Sequence[Any]]
+) -> None:
+    log_extra("thought", [p.thought for p in parsed])
+    log_extra("action", [p.action for p in parsed])
+    log_extra("format_error", [p.format_error for p in parsed])
+    for name in ("trajectory_id", "step_index", "expert_action", "expert_logprob_gain"):
+        if name in columns:
+            log_extra(name, list(columns[name]))
+
+
+def _logistic(x: float) -> float:
+    """1 / (1 + e⁻ˣ), which overflows for no x."""
+    return 0.5 * (1 + math.tanh(x / 2))

@@ -1,0 +1,3 @@
+from srl.rewards.similarity.elements import Elements
+
+def matched_pairs(actions: list[Elements], experts: list[Elements], /) -> list[int]: ...

@@ -1,0 +1,337 @@
+"""TRL's `GRPOTrainer`, with log-probs computed from packs.
+
+TRL asks one method for the log-probs of a micro-batch: of the policy to train, of the old policy, of the
+reference. Here it packs the rows, runs the model once (as often as TRL would, so any number of ranks and any
+wrapper of the model agree) and returns what TRL expects. Everything else is TRL's.
+
+A micro-batch is what can share, so TRL's rows are put in order within each optimizer step: rows that begin
+alike go into the same micro-batches. Every step still trains on the rows that TRL's shuffle gave it, and its
+gradient is the same; what is defined by micro-batch (`_micro_batches_matter`) is left in TRL's order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import RepeatSampler
+
+from srl.errors import UserError
+from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION, model_inputs
+from srl.shared_prefix.cost import Cost, ModelSize, cheapest
+from srl.shared_prefix.packing import Ids, Pack
+from srl.shared_prefix.sampler import SamplingOptions, sample_completions
+from srl.shared_prefix.support import why_no_sampling, why_no_training
+from srl.shared_prefix.trial import problem_with_packs, problem_with_sampling
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SharedPrefixConfig(GRPOConfig):
+    """`GRPOConfig` with shared prefixes."""
+
+    share_prefix: str = field(
+        default="trajectory",
+        metadata={
+            "help": "Compute tokens that the rows of a micro-batch begin with alike once: `trajectory`, any common "
+            "prefix, also across steps; `prompt`, among the samples of one prompt only; `off`, TRL's padded rows."
+        },
+    )
+    step_order: str = field(
+        default="shuffle",
+        metadata={
+            "help": "Which prompts make up a batch: `shuffle`, independent steps, as in the paper; `trajectory`, whole "
+            "trajectories one after another (needs `trajectory_id` in the rows), which share most."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """TRL's derived options, after checking ours."""
+        for name, known in (
+            ("share_prefix", ("trajectory", "prompt", "off")),
+            ("step_order", ("shuffle", "trajectory")),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
+        super().__post_init__()
+
+
+class TrajectorySampler(RepeatSampler):
+    """TRL's order of rows, except that it is trajectories that are shuffled, each with its steps in order.
+
+    A batch may begin and end within a trajectory.
+    """
+
+    def __init__(self, trajectory_ids: list[Any], **options: Any) -> None:
+        super().__init__(trajectory_ids, **options)
+        self.steps: dict[Any, list[int]] = {}
+        for index, trajectory in enumerate(trajectory_ids):
+            self.steps.setdefault(trajectory, []).append(index)
+
+    def __iter__(self) -> Iterator[int]:
+        trajectories = list(self.steps.values())
+        if self.shuffle:
+            trajectories = [trajectories[i] for i in torch.randperm(len(trajectories), generator=self.generator)]
+        indices = [index for steps in trajectories for index in steps]
+        for start in range(0, len(indices) - self.batch_size + 1, self.batch_size):
+            for _ in range(self.repeat_count):
+                for index in indices[start : start + self.batch_size]:
+                    yield from [index] * self.mini_repeat_count
+
+
+class SharedPrefixTrainer(GRPOTrainer):
+    """`GRPOTrainer` that computes common prefixes once, where the model allows it and it saves time.
+
+    Log-probs and gradients are those of padded rows, up to rounding. Where packs cannot be right (see
+    `why_not`) it says so once and is a plain `GRPOTrainer`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._packs_checked = False
+        self._tokens = np.zeros(2, dtype=np.int64)
+        self._shares = self.args.share_prefix != "off"
+        if self._shares and (problem := self._why_not()):
+            self._stop_sharing(problem)
+        if self._shares:
+            for model in filter(None, (self.model, self.ref_model)):
+                model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
+            self._model_size = ModelSize.of(self.model.config.get_text_config())
+
+    # --- where packs are right -----------------------------------------------------------------------
+
+    def _why_not(self) -> str | None:
+        """What in this model or configuration rules packs out; None if nothing does."""
+        if self._is_vlm or self.aux_loss_enabled:
+            return "images and router losses need whole rows"
+        if self.args.torch_compile:
+            return "torch_compile would compile anew for every batch"
+        if self.args.use_transformers_continuous_batching:
+            return "continuous batching sets the model's attention itself"
+        return why_no_training(self.model)
+
+    def _stop_sharing(self, problem: str) -> None:
+        self._shares = False
+        if self.accelerator.is_main_process:
+            logger.warning(f"share_prefix = {self.args.share_prefix}: computing whole rows instead, because {problem}")
+
+    def _check_packs(self, model: nn.Module) -> None:
+        """Try packs on a tiny example."""
+        self._packs_checked = True
+        with self.accelerator.autocast():
+            problem = problem_with_packs(model, self.accelerator.device, self._computes_in)
+        if problem := self._problem_of_any_rank(problem):
+            self._stop_sharing(problem)
+
+    @property
+    def _computes_in(self) -> torch.dtype:
+        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        return mixed.get(self.accelerator.mixed_precision, self.model.dtype)
+
+    def _problem_of_any_rank(self, problem: str | None) -> str | None:
+        """Ranks that computed differently would wait for one another for ever."""
+        return next(filter(None, gather_object([problem])), None)
+
+    # --- log-probs -----------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **others: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """TRL's hook: (B, C) log-probs and entropies of the last C tokens of each row, 0 where masked."""
+        if self._shares and not self._packs_checked:
+            self._check_packs(model)
+        if not self._shares:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
+            )
+        size = batch_size or len(input_ids)
+        parts = []
+        for ids_BT, mask_BT in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+            rows, lengths = unpadded(ids_BT, mask_BT, logits_to_keep)
+            packs, cost = cheapest(rows, lengths, self.args.share_prefix, self._model_size, ids_BT.device.type)
+            self._count_tokens(cost)
+            saved = cost.raw_tokens - cost.unique_tokens - len(rows)  # a row's last token is left out in any case
+            padding = ids_BT.numel() - cost.raw_tokens
+            if packs and (saved > 0 or padding > 0.02 * cost.raw_tokens):
+                parts.append(self._run_pack(model, packs[0], mask_BT[:, -logits_to_keep:], compute_entropy))
+            else:  # nothing to gain; or every completion is masked, and yet each rank must run the model
+                parts.append(
+                    super()._get_per_token_logps_and_entropies(
+                        model, ids_BT, mask_BT, logits_to_keep, compute_entropy=compute_entropy
+                    )[:2]
+                )
+        logps, entropies = zip(*parts, strict=True)
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _run_pack(
+        self, model: nn.Module, one: Pack, mask_BC: Tensor, compute_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs and entropies of a pack, put back where the rows have their completions."""
+        device = mask_BC.device
+        with self.accelerator.autocast():
+            outputs = model(
+                **model_inputs(one, device),
+                shift_labels=torch.from_numpy(one.labels_T)[None].to(device),
+                fused_lm_head=True,
+            )
+        columns = [row.nonzero() for row in mask_BC.cpu().numpy()]
+        row_N = np.concatenate([np.full(len(places), i) for i, places in zip(one.rows, one.places, strict=True)])
+        column_N = np.concatenate([columns[i][0][-len(p) :] for i, p in zip(one.rows, one.places, strict=True)])
+        place_N = np.concatenate(one.places)
+        row_N, column_N, place_N = (torch.from_numpy(index).to(device) for index in (row_N, column_N, place_N))
+
+        def unpacked(values_1T: Tensor) -> Tensor:
+            return values_1T.new_zeros(mask_BC.shape).index_put((row_N, column_N), values_1T[0, place_N])
+
+        return unpacked(outputs.log_probs), unpacked(outputs.entropy) if compute_entropy else None
+
+    def _count_tokens(self, cost: Cost) -> None:
+        """Log what an optimizer step computes, over all processes."""
+        if not (self.model.training and torch.is_grad_enabled()):
+            return
+        counts = torch.tensor([cost.unique_tokens, cost.raw_tokens], device=self.accelerator.device)
+        self._tokens += self.accelerator.reduce(counts, reduction="sum").cpu().numpy()
+        if self.accelerator.sync_gradients:
+            unique, raw = self._tokens.tolist()
+            metrics = self._metrics["train"]
+            metrics["tokens/unique"].append(unique)
+            metrics["tokens/raw"].append(raw)
+            metrics["sharing_ratio"].append(raw / max(1, unique))
+            self._tokens[:] = 0
+
+    # --- sampling ------------------------------------------------------------------------------------
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], Any]:
+        """TRL's hook: the completions of these prompts."""
+        if self._shares and not self._packs_checked:
+            self._check_packs(self.model)
+        if self._samples_elsewhere():
+            trl = super()._generate_single_turn
+            if not (self.use_vllm and self._shares):
+                return trl(prompt_ids, images, multimodal_fields, *args, **kwargs)
+            return like_after_like(lambda prompts: trl(prompts, images, multimodal_fields, *args, **kwargs), prompt_ids)
+        completion_ids, _ = self._sample(prompt_ids)
+        return completion_ids, None
+
+    def _sample(self, prompt_ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
+        """A completion per prompt over shared keys, and its log-probs."""
+        with self._policy() as policy:
+            options = SamplingOptions.from_generation_config(self.generation_config)
+            return sample_completions(policy, prompt_ids, options)
+
+    def _policy(self) -> AbstractContextManager[Any]:
+        """The model without what training wraps around it."""
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        return unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
+        )
+
+    def _samples_elsewhere(self) -> bool:
+        """Whether completions are TRL's affair: vLLM, whole rows, or a model that is sharded over the ranks."""
+        if not self._shares or self.use_vllm or self.use_transformers_continuous_batching:
+            return True
+        # The ranks of a sharded model would have to take equally many steps.
+        return bool(self.is_fsdp_enabled or self._dist.is_zero3 or self._sampling_problem)
+
+    @cached_property
+    def _sampling_problem(self) -> str | None:
+        """What rules samples over shared keys out: known beforehand, or found by trying."""
+        problem = why_no_sampling(self.model, self.generation_config)
+        if problem is None:
+            with self._policy() as policy:
+                problem = self._problem_of_any_rank(problem_with_sampling(policy, self._computes_in))
+        if problem and self.accelerator.is_main_process:
+            logger.warning(f"share_prefix = {self.args.share_prefix}: sampling by `generate`, because {problem}")
+        return problem
+
+    # --- which rows come together --------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's hook: the order of the prompts."""
+        sampler = super()._get_train_sampler(dataset)
+        if self.args.step_order == "shuffle":
+            return sampler
+        if "trajectory_id" not in sampler.data_source.column_names:
+            raise UserError("step_order = trajectory: expected a column `trajectory_id` in the rows, found none")
+        return TrajectorySampler(
+            list(sampler.data_source["trajectory_id"]),
+            mini_repeat_count=sampler.mini_repeat_count,
+            batch_size=sampler.batch_size,
+            repeat_count=sampler.repeat_count,
+            shuffle=sampler.shuffle,
+            seed=sampler.seed,
+        )
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's hook: the micro-batch to train on; those of an optimizer step are put in order when they are made."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        made, window = self._buffered_inputs, self.args.gradient_accumulation_steps
+        if made is before or not self._shares or self._micro_batches_matter():
+            return inputs
+        for start in range(0, len(made), window):
+            made[start : start + window] = in_order(made[start : start + window])
+        return made[self._step % len(made)]
+
+    def _micro_batches_matter(self) -> bool:
+        """Whether the gradient depends on which rows of an optimizer step share a micro-batch."""
+        cut_by_steps = self.args.steps_per_generation > self.args.gradient_accumulation_steps and (
+            self.args.steps_per_generation % self.args.gradient_accumulation_steps
+        )
+        over_all_tokens = self.loss_type == "bnpo" or self.top_entropy_quantile < 1 or self._entropy_bonus_enabled
+        return bool(cut_by_steps or over_all_tokens)
+
+
+def like_after_like(
+    generate: Callable[[list[Any]], tuple[list[Any], Any]], prompts: list[Any]
+) -> tuple[list[Any], Any]:
+    """What `generate` gives for the prompts, asked in sorted order: vLLM then finds what they share in its cache.
+
+    Equal prompts stay together, as TRL wants the samples of one.
+    """
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    rank = sorted(range(len(order)), key=order.__getitem__)
+    completion_ids, logprobs = generate([prompts[i] for i in order])
+    return [completion_ids[i] for i in rank], None if logprobs is None else [logprobs[i] for i in rank]
+
+
+def unpadded(ids_BT: Tensor, mask_BT: Tensor, n_columns: int) -> tuple[list[Ids], list[int]]:
+    """The rows without their padding, and the lengths of their prompts; completions stand in the last columns."""
+    ids, mask = ids_BT.cpu().numpy(), mask_BT.bool().cpu().numpy()
+    rows = [row[kept] for row, kept in zip(ids, mask, strict=True)]
+    # Where a prompt is all padding, nothing can be told about the first token after it.
+    return rows, np.maximum(1, mask[:, : mask.shape[1] - n_columns].sum(1)).tolist()
+
+
+def in_order(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows in as many micro-batches of the same size, sorted: those that begin alike are neighbours."""
+    rows = [row for b in batches for row in unpadded(b["prompt_ids"], b["prompt_mask"], 0)[0]]
+    order = sorted(range(len(rows)), key=lambda i: rows[i].astype(">i8").tobytes())
+    size = len(rows) // len(batches)
+
+    def sorted_parts(values: list[Any]) -> Any:
+        whole = values[0] is None or values[0].ndim == 0  # one for all rows
+        return values if whole else torch.cat(values)[order].split(size)
+
+    columns = {name: sorted_parts([batch[name] for batch in batches]) for name in batches[0]}
+    return [{name: parts[i] for name, parts in columns.items()} for i in range(len(batches))]

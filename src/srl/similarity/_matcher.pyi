@@ -1,3 +1,0 @@
-from srl.similarity.elements import Elements
-
-def matched_pairs(actions: list[Elements], experts: list[Elements], /) -> list[int]: ...

@@ -1,0 +1,75 @@
+"""The data of an experiment, from the tiny domain: what a seed trains on, and the problems that all seeds share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from srl.data.formats.native import native_row
+from srl.data.formats.solutions import Columns
+from srl.data.prepare import StepOptions, prepare
+from srl.data.sources import Source
+from srl.data.steps import full_solution
+from srl.files import read_rows, write_jsonl, write_text
+from srl.records import Step, Trajectory
+from srl.study.experiment import Domain
+from srl.study.tiny import random_problem, solve, thinking_aloud
+
+SPENT = 1000
+"""The first problems of the stream served to find budgets and sizes; they are asked no more."""
+
+OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", answer_system_prompt="")
+"""The tiny model knows one task only and needs no instructions; validation problems are apart."""
+
+
+def write_problems(folder: Path, domain: Domain) -> None:
+    """`validation.toml` and `test.toml`: benchmarks of `srl evaluate`; the same for every seed."""
+    fresh = islice(distinct_problems(random.Random("problems"), domain.operations), SPENT, None)
+    for name, count in (("validation", domain.validation_problems), ("test", domain.test_problems)):
+        problems = [next(fresh) for _ in range(count)]
+        rows = [{"problem": problem, "answer": solve(problem).answer} for problem in problems]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+        write_text(folder / f"{name}.toml", f'title = "{name} problems of the tiny domain"\nfile = "{name}.jsonl"\n')
+
+
+def read_problems(folder: Path, name: str) -> list[str]:
+    """The problems that `write_problems` wrote."""
+    return [row.value["problem"] for row in read_rows(folder / f"{name}.jsonl")]
+
+
+def write_data(folder: Path, domain: Domain, seed: int, reserved: Collection[str]) -> None:
+    """The data folders of one seed, none with a `reserved` problem.
+
+    expert         the expert's numbered solutions, cut by `srl steps`: for SRL, SFT and RLVR
+    own-thoughts   the expert's solutions as the student would think them aloud: for the ceiling
+    holistic       the expert's whole solution as one step
+    """
+    fresh = distinct_problems(random.Random(seed), domain.operations, reserved)
+    experts = [solve(next(fresh), thoughts=True) for _ in range(domain.expert_problems)]
+    solutions = [{"id": t.id, "problem": t.problem, "solution": full_solution(t), "answer": t.answer} for t in experts]
+    _prepare(folder / "expert", solutions, Columns(answer="answer"))
+    _prepare(folder / "own-thoughts", [thinking_aloud(trajectory) for trajectory in experts])
+    _prepare(folder / "holistic", [native_row(_as_one_step(trajectory)) for trajectory in experts])
+
+
+def _prepare(folder: Path, rows: Sequence[Mapping[str, Any]], columns: Columns | None = None) -> None:
+    path = folder.with_suffix(".jsonl")
+    write_jsonl(path, rows)
+    prepare(Source(path, columns=columns or Columns()), folder, OPTIONS)
+
+
+def _as_one_step(trajectory: Trajectory) -> Trajectory:
+    step = Step(full_solution(trajectory))
+    return Trajectory(trajectory.id, trajectory.problem, (step,), answer=trajectory.answer)
+
+
+def distinct_problems(rng: random.Random, operations: int, reserved: Collection[str] = ()) -> Iterator[str]:
+    """Problems that are neither `reserved` nor repeated."""
+    seen = set(reserved)
+    while True:
+        if (problem := random_problem(rng, operations)) not in seen:
+            seen.add(problem)
+            yield problem

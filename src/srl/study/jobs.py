@@ -1,0 +1,254 @@
+"""The runs of an experiment, each a job by itself: training, the choice of a checkpoint, the test.
+
+OUT/experiment.json       the experiment, versions, commit, command
+OUT/problems/             validation and test problems (`srl evaluate` reads them)
+OUT/base/                 the test of the model that all arms start from
+OUT/seed-K/data/          what this seed trains on
+OUT/seed-K/CHAIN/         run/ as `srl train` leaves it, with the checkpoint that was chosen; validation/;
+                          test-answer-T1/, test-stepwise/ (`srl evaluate`); done.json: what the table needs
+OUT/tuning/CHAIN@RATE/    the same with a seed of its own, without test: only to choose learning rates
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srl.engines.protocols import ProtocolName
+from srl.files import new_folder, write_text
+from srl.recipe import Recipe, read_recipe
+from srl.run_folder import read_metrics, resolve_model
+from srl.study.data import read_problems, write_data
+from srl.study.experiment import Chain, Experiment, Stage
+
+TUNING_SEED = 1_000
+STEP_TOKENS = 40
+BATCH_SIZE = 250
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs that share their data: those of one seed, or those that choose learning rates (`seed` is None)."""
+
+    experiment: Experiment
+    out: Path
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return "tuning" if self.seed is None else f"seed-{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.out / self.name
+
+    @property
+    def data_seed(self) -> int:
+        """Decides training problems and sampling."""
+        return TUNING_SEED if self.seed is None else self.seed
+
+    def write_data(self) -> None:
+        """Unless it is there."""
+        if not (self.folder / "data").is_dir():
+            problems = self.out / "problems"
+            reserved = {*read_problems(problems, "validation"), *read_problems(problems, "test")}
+            with new_folder(self.folder / "data") as folder:
+                write_data(folder, self.experiment.domain, self.data_seed, reserved)
+
+    def jobs(self, chain: Chain) -> list[Job]:
+        """The run that ends a chain; when tuning one per learning rate; the base if there is no stage."""
+        if not chain:
+            return [Base(self.experiment, self.out)]
+        rates = [None] if self.seed is not None else self.experiment.stages[chain[-1]].learning_rates
+        return [Run(self, chain, rate) for rate in rates]
+
+    def finished(self, chain: Chain) -> dict[str, Any]:
+        """What done.json says of a chain; when tuning, of its best learning rate, the smallest of equals."""
+        done = [json.loads((job.folder / "done.json").read_text()) for job in self.jobs(chain)]
+        return max(done, key=lambda one: (one.get("validation", 0), -one.get("learning_rate", 0)))
+
+    def learning_rate(self, chain: Chain) -> float:
+        """The one to train this seed with."""
+        rates = self.experiment.stages[chain[-1]].learning_rates
+        return rates[0] if len(rates) == 1 else float(self.tuning.finished(chain)["learning_rate"])
+
+    @property
+    def tuning(self) -> Group:
+        """The group that chooses learning rates."""
+        return Group(self.experiment, self.out, None)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that all arms start from takes the test too, once for all seeds."""
+
+    experiment: Experiment
+    out: Path
+    name: str = "base"
+
+    @property
+    def folder(self) -> Path:
+        """Where its answers lie."""
+        return self.out / "base"
+
+    @property
+    def needs(self) -> list[Job]:
+        """What must have ended before."""
+        return []
+
+    def work(self) -> str:
+        """Do it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with _log(self.folder):
+            done: dict[str, Any] = {"model": self.experiment.base, "tokens": 0, "cpu_seconds": 0.0}
+            done |= test(self.experiment, self.out, (), resolve_model(self.experiment.base), self.folder)
+        write_text(self.folder / "done.json", json.dumps(done, indent=1) + "\n")
+        return f"{done['steps']['exact']:.1%} of the expert's steps"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The last stage of a chain, from training to the test."""
+
+    group: Group
+    chain: Chain
+    tuned: float | None
+    """The learning rate to judge on validation problems; None: the best one, and the test follows."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.group.folder / ("+".join(self.chain) + ("" if self.tuned is None else f"@{self.tuned:g}"))
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.group.name}, {self.folder.name}"
+
+    @property
+    def needs(self) -> list[Job]:
+        """What must have ended before: the stage before, and the choice of the learning rate."""
+        has_choice = len(self.group.experiment.stages[self.chain[-1]].learning_rates) > 1
+        before = self.group.jobs(self.chain[:-1])
+        return before + (self.group.tuning.jobs(self.chain) if self.tuned is None and has_choice else [])
+
+    def work(self) -> str:
+        """Train, choose the checkpoint, and, unless tuning, take the test."""
+        from srl.training.train import train
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+        stage = self.group.experiment.stages[self.chain[-1]]
+        before = self.group.finished(self.chain[:-1])
+        rate = self.tuned or self.group.learning_rate(self.chain)
+        with _log(self.folder):
+            data, run = self.group.folder / "data" / stage.data, self.folder / "run"
+            recipe = _recipe(stage, before["model"], data, run, self.group.data_seed, rate)
+            cpu = time.process_time()
+            train(recipe)
+            cpu = time.process_time() - cpu
+            model, solved = self._choose_checkpoint()
+            done = {
+                "model": str(model),
+                "learning_rate": rate,
+                "validation": max(solved.values()),
+                "checkpoints": solved,
+                "tokens": before["tokens"] + _tokens(run),
+                "cpu_seconds": cpu + before["cpu_seconds"] * (len(self.chain) > 1),
+            }
+            if self.tuned is None and self.group.experiment.is_arm(self.chain):
+                done |= test(self.group.experiment, self.group.out, self.chain, str(model), self.folder)
+        write_text(self.folder / "done.json", json.dumps(done, indent=1) + "\n")
+        return f"validation {done['validation']:.1%} at {model.name}, {cpu:.0f} CPU s"
+
+    def _choose_checkpoint(self) -> tuple[Path, dict[str, float]]:
+        """The checkpoint that solves most validation problems, the earliest of equals; the others are deleted."""
+        folder, problems = self.folder / "validation", self.group.out / "problems/validation.toml"
+        found = (self.folder / "run").glob("checkpoint-*")
+        checkpoints = sorted(found, key=lambda path: int(path.name.split("-")[1]))
+        solved = {
+            path.name: _evaluate(self.group.experiment, str(path), folder / path.name, problems, "answer")
+            for path in checkpoints
+        }
+        best = max(checkpoints, key=lambda path: solved[path.name])
+        for path in checkpoints:
+            if path != best:
+                shutil.rmtree(path)
+        return best, solved
+
+
+def _tokens(run: Path) -> int:
+    """All that were sampled or trained on, prompts and refills included, as TRL counts them."""
+    return int(max(line.get("num_tokens", 0) for line in read_metrics(run)))
+
+
+Job = Base | Run
+
+
+def is_done(job: Job) -> bool:
+    """Whether a job has ended; else nothing of it counts."""
+    return (job.folder / "done.json").is_file()
+
+
+def _recipe(stage: Stage, model: str, data: Path, out: Path, seed: int, learning_rate: float) -> Recipe:
+    """The recipe of a stage with its changes, and the places of this experiment."""
+    values = read_recipe(stage.recipe).model_dump(mode="json")
+    places = {"model": {"model_name_or_path": model}, "data": {"path": str(data)}}
+    for tables in (stage.changes, places, {"optim": {"learning_rate": learning_rate}}):
+        for name, table in tables.items():
+            values[name] = {**values[name], **table}
+    return Recipe.model_validate({**values, "output_dir": str(out), "seed": seed})
+
+
+def test(experiment: Experiment, out: Path, chain: Chain, model: str, folder: Path) -> dict[str, Any]:
+    """Ask the test problems once, in both protocols, at every temperature that the arms of this chain want."""
+    from srl.study.step_scores import step_scores
+
+    problems = out / "problems/test.toml"
+    for at in {arm.temperature for arm in experiment.arms.values() if arm.stages == chain}:
+        _evaluate(experiment, model, folder / f"test-answer-T{at:g}", problems, "answer", experiment.samples, at)
+    _evaluate(experiment, model, folder / "test-stepwise", problems, "stepwise")
+    return {"steps": step_scores(model, read_problems(problems.parent, "test"), STEP_TOKENS, BATCH_SIZE)}
+
+
+def _evaluate(
+    experiment: Experiment,
+    model: str,
+    out: Path,
+    problems: Path,
+    protocol: ProtocolName,
+    samples: int = 0,
+    temperature: float = 1.0,
+) -> float:
+    """`srl evaluate`; the share of problems solved greedily."""
+    from srl.evaluation.evaluate import EvaluationOptions, evaluate
+    from srl.evaluation.results import read_results
+
+    options = EvaluationOptions(
+        samples=samples,
+        greedy=True,
+        temperature=temperature,
+        protocol=protocol,
+        max_tokens=experiment.max_tokens if protocol == "answer" else STEP_TOKENS,
+        max_steps=experiment.domain.operations + 2,
+        system_prompt="",
+        engine="transformers",
+        batch_size=BATCH_SIZE,
+    )
+    evaluate(model, out, str(problems), options)
+    return float(read_results(out)["columns"][0]["score"])
+
+
+@contextmanager
+def _log(folder: Path) -> Iterator[None]:
+    """What a run prints goes into its log.txt: several run at a time."""
+    folder.mkdir(parents=True)
+    with (folder / "log.txt").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        yield

@@ -1,0 +1,115 @@
+"""All jobs of an experiment, several at a time. What has ended is not done again: the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from threading import Thread
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from srl.errors import UserError
+from srl.files import write_text
+from srl.run_folder import environment
+from srl.study.data import write_problems
+from srl.study.experiment import Experiment, read_experiment
+from srl.study.jobs import Group, Job, Run, is_done
+
+
+def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int, overwrite: bool = False) -> Experiment:
+    """Run an experiment, or go on with it.
+
+    Raises:
+        UserError: a wrong experiment file; `out` is something else, or belongs to another experiment.
+    """
+    experiment = read_experiment(path)
+    open_experiment(experiment, out, overwrite=overwrite)
+    jobs = plan_jobs(experiment, out, n_seeds)
+    for group in {job.group.name: job.group for job in jobs.values() if isinstance(job, Run)}.values():
+        group.write_data()
+    os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, processes lose by them
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
+        _work(pool, jobs, n_jobs)
+    return experiment
+
+
+def plan_jobs(experiment: Experiment, out: Path, n_seeds: int) -> dict[Path, Job]:
+    """All that is to be done, by its folder: arm after arm, and before each job what it needs."""
+    jobs: dict[Path, Job] = {}
+
+    def add(job: Job) -> None:
+        for needed in job.needs:
+            add(needed)
+        jobs.setdefault(job.folder, job)
+
+    for arm in experiment.arms.values():
+        for seed in range(min(n_seeds, arm.seeds or n_seeds)):
+            for job in Group(experiment, out, seed).jobs(arm.stages):
+                add(job)
+    return jobs
+
+
+def open_experiment(experiment: Experiment, out: Path, *, overwrite: bool = False) -> None:
+    """Start `out`, or make sure that it belongs to the same experiment."""
+    record = out / "experiment.json"
+    wanted = experiment.model_dump(mode="json")
+    if record.is_file() and overwrite:
+        shutil.rmtree(out)
+    elif record.is_file():
+        if json.loads(record.read_text())["experiment"] != wanted:
+            raise UserError(f"{out}: holds another experiment, or another version of it; choose another --out")
+        return
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: expected an empty folder or an experiment, found other files; choose another --out")
+    (out / "problems").mkdir(parents=True)
+    write_problems(out / "problems", experiment.domain)
+    write_text(record, json.dumps({"experiment": wanted, **environment()}, indent=2) + "\n")
+
+
+def _end_with_parent() -> None:
+    """A killed experiment must not leave runs behind that go on writing."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _work(pool: ProcessPoolExecutor, jobs: Mapping[Path, Job], n_jobs: int) -> None:
+    """Do what is not yet done, each job when all it needs has ended; a line as each ends, and a bar on a terminal."""
+    waiting = {folder: job for folder, job in jobs.items() if not is_done(job)}
+    running: dict[Future[str], Job] = {}
+    started, n_missing = time.monotonic(), len(waiting)
+    columns = (
+        TextColumn("runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(), disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("", total=n_missing)
+        while waiting or running:
+            ready = [job for job in waiting.values() if all(map(is_done, job.needs))]
+            for job in ready[: n_jobs - len(running)]:
+                running[pool.submit(job.work)] = waiting.pop(job.folder)
+            bar.update(task, description=", ".join(job.name for job in running.values()))
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name, said = running.pop(future).name, future.result()
+                n_done = n_missing - len(waiting) - len(running)
+                minutes = (time.monotonic() - started) / 60 / n_done * (n_missing - n_done)
+                bar.advance(task)
+                line = f"{name}: {said}  [{n_done} of {n_missing}, about {minutes:.0f} min left]"
+                bar.console.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,147 @@
+"""The model card: README.md of a run's `model/`, made of what the run folder knows.
+
+TRL's own card names the trainer's class only, and asks the model about time machines; this one says what the
+model was trained on, how to prompt it, and what training changed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from srl.chat.prompts import AGENT_SYSTEM_PROMPT, action_prompt, answer_prompt, step_prompt
+from srl.files import write_text
+from srl.recipe import Recipe, read_recipe, recipe_toml
+from srl.run_folder import held_out, read_metrics
+
+STAGES = {
+    "srl": "Supervised Reinforcement Learning (SRL): at each step of an expert's solution it thinks, then acts, and "
+    "is rewarded for how much its action resembles the expert's",
+    "rlvr": "reinforcement learning with verifiable rewards (RLVR): it is rewarded for right final answers",
+    "sft": "supervised fine-tuning (SFT) on an expert's {target}",
+}
+TARGETS = {"steps": "single steps", "solution": "whole solutions"}
+
+CITATION = """\
+```bibtex
+@article{srl2025,
+  title   = {Supervised Reinforcement Learning: From Expert Trajectories to Step-wise Reasoning},
+  author  = {{Google Cloud AI Research and UCLA}},
+  journal = {arXiv preprint arXiv:2510.25992},
+  year    = {2025}
+}
+@software{srl,
+  title  = {srl: Supervised Reinforcement Learning from expert steps},
+  author = {{The srl authors}},
+  note   = {version VERSION}
+}
+```"""
+
+
+def write_model_card(recipe: Recipe, model: Path, finished_steps: int) -> None:
+    """Write README.md into the folder of a trained model, from what its run folder holds."""
+    facts = json.loads((recipe.output_dir / "run.json").read_text())
+    introduction, results = _introduction(recipe, finished_steps), _results(recipe.output_dir)
+    sections = [front_matter(recipe), introduction, results, _usage(recipe, facts)]
+    sections += [_training(recipe, facts), "## Citation\n\n" + CITATION.replace("VERSION", facts["versions"]["srl"])]
+    write_text(model / "README.md", "\n\n".join(sections) + "\n")
+
+
+def front_matter(recipe: Recipe) -> str:
+    """The YAML head. What is a path here has no name that others could look up; the licence is the owner's to say."""
+    from huggingface_hub import ModelCardData
+
+    base, source = _first_base(recipe), _source(recipe)
+    data = ModelCardData(
+        base_model=base if _is_hub_id(base) else None,
+        datasets=[source] if source and _is_hub_id(source) else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=list(dict.fromkeys(["srl", "trl", recipe.stage])),
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _first_base(recipe: Recipe) -> str:
+    """Where the first of several stages started."""
+    earlier = Path(recipe.model.model_name_or_path)
+    if (earlier / "run.json").is_file() and (earlier / "config.toml").is_file():
+        return _first_base(read_recipe(earlier / "config.toml"))
+    return str(earlier)
+
+
+def _source(recipe: Recipe) -> str | None:
+    """What the data folder was made of, if it says so."""
+    path = recipe.data.path / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return report.get("source", {}).get("path")
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).exists()
+
+
+def _introduction(recipe: Recipe, finished_steps: int) -> str:
+    how = STAGES[recipe.stage].format(target=TARGETS[recipe.sft.target])
+    source = _source(recipe)
+    return (
+        f"# {recipe.output_dir.resolve().name}\n\n"
+        f"`{recipe.model.model_name_or_path}` after {how}.\n\n"
+        f"Trained for {finished_steps} optimizer steps on `{recipe.data.path}`"
+        f"{f', made of `{source}`' if source else ''}"
+        f"{', with LoRA (merged into these weights)' if recipe.model.use_peft else ''}."
+    )
+
+
+def _results(folder: Path) -> str:
+    found = held_out(read_metrics(folder))
+    if found is None:
+        return "## Results\n\nNothing was held out in training."
+    rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in found.means.items()]
+    return "\n".join(
+        [
+            f"## Results\n\nMeans over held-out problems; this is the model of step {found.best_step}, the best by the "
+            "first row, so its numbers flatter it a little.\n",
+            "| | before | after |",
+            "|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _usage(recipe: Recipe, facts: dict[str, Any]) -> str:
+    stepwise = recipe.stage == "srl" or (recipe.stage == "sft" and recipe.sft.target == "steps")
+    system, question = facts["system_prompt"], "What is 6 times 7, plus 1?"
+    if stepwise and system.startswith(AGENT_SYSTEM_PROMPT):
+        prompt = action_prompt("…", "", system)
+    else:
+        prompt = step_prompt(question, "", system) if stepwise else answer_prompt(question, system)
+    answer = (
+        "The answer is `<think>…</think>` and one step. Append the step and a blank line to the user turn, and ask "
+        "again for the next one; `srl sample` does that."
+        if stepwise
+        else "The answer is a whole solution with its result in `\\boxed{}`."
+    )
+    code = "\n".join(
+        [
+            "from transformers import pipeline",
+            "",
+            'model = pipeline("text-generation", "PATH_OR_ID_OF_THIS_MODEL")',
+            f"turns = {json.dumps([*prompt], indent=4, ensure_ascii=False)}",
+            f"answer = model(turns, max_new_tokens={recipe.rollout.max_completion_length}, return_full_text=False)",
+            'print(answer[0]["generated_text"])',
+        ]
+    )
+    return f"## Use\n\n```python\n{code}\n```\n\n{answer}"
+
+
+def _training(recipe: Recipe, facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    commit = f" Commit {facts['git_commit']}." if facts["git_commit"] else ""
+    return (
+        f"## Training\n\nStarted {facts['started']} with Python {facts['python']}, {versions}.{commit} "
+        "`srl train config.toml` with this recipe repeats it:\n\n"
+        f"```toml\n{recipe_toml(recipe).strip()}\n```"
+    )

@@ -1,0 +1,124 @@
+"""A data folder -> the rows that a stage's trainer takes, checked against the tokenizer."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features
+from datasets.exceptions import DatasetGenerationError
+from transformers import PreTrainedTokenizerBase
+
+from srl.chat.prompts import format_completion
+from srl.chat.tokenizer import prompt_ids
+from srl.data.folder import COLUMNS, rows_file
+from srl.errors import UserError
+from srl.files import arrow_schema
+from srl.recipe import Recipe
+
+FEATURES = {kind: Features.from_arrow_schema(arrow_schema(columns)) for kind, columns in COLUMNS.items()}
+"""Guessed types would break where a column is empty for the first 10 MB."""
+
+PREFIX_CHECKED_ROWS = 1000
+"""A template that breaks prefixes shows in the first trajectories."""
+
+
+def load_rows(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
+    """The rows of one split in the shape that the stage's trainer takes; None if there is no such split.
+
+    Memory-mapped: memory does not grow with their number.
+    """
+    kind = "steps" if recipe.stage == "srl" or (recipe.stage, recipe.sft.target) == ("sft", "steps") else "problems"
+    path = rows_file(recipe.data.path, f"{split}.{kind}")
+    if path.stat().st_size == 0:
+        return None
+    read = Dataset.from_parquet if path.suffix == ".parquet" else Dataset.from_json
+    try:
+        rows = read(str(path), features=FEATURES[kind])
+    except DatasetGenerationError as error:
+        raise UserError(f"{path}: expected rows as `srl steps` writes them; {error.__cause__}".split("\n")[0]) from None
+    if not len(rows):
+        return None
+    if recipe.stage == "rlvr":
+        rows = _with_known_answer(rows, path)
+    rows = _within_length(rows, recipe, tokenizer, path)
+    if recipe.stage == "srl" and split == "train" and recipe.rollout.share_prefix == "trajectory":
+        _say_where_prefixes_break(rows, tokenizer, path)
+    if recipe.stage == "sft":
+        rows = rows.map(_sft_row, remove_columns=rows.column_names)
+    limit = recipe.validation.max_rows if split == "validation" else 0
+    return rows.select(range(min(limit, len(rows)))) if limit else rows
+
+
+def _sft_row(row: dict[str, Any]) -> dict[str, Any]:
+    target = row["solution"] if "solution" in row else format_completion(row["thought"], row["expert_action"])
+    return {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": target}]}
+
+
+def _with_known_answer(rows: Dataset, path: Path) -> Dataset:
+    known = rows.filter(lambda row: row["answer"] is not None)
+    if not known:
+        raise UserError(f"{path}: none of {len(rows)} problems has a known answer; give srl steps an --answer-field")
+    if len(known) < len(rows):
+        print(f"{path}: {len(rows) - len(known)} of {len(rows)} problems have no known answer and are left out")
+    return known
+
+
+def _within_length(rows: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, path: Path) -> Dataset:
+    """Check every prompt's length: cutting one silently would change the question."""
+    limit = recipe.data.max_prompt_length
+
+    def lengths(batch: dict[str, list[Any]]) -> dict[str, list[int]]:
+        return {"length": [len(ids) for ids in prompt_ids(tokenizer, batch["prompt"])]}
+
+    all_lengths = rows.map(lengths, batched=True, remove_columns=rows.column_names)["length"]
+    fitting = [index for index, length in enumerate(all_lengths) if length <= limit]
+    n_long = len(rows) - len(fitting)
+    if n_long and not recipe.data.drop_long_prompts:
+        line = next(i for i, length in enumerate(all_lengths) if length > limit) + 1
+        raise UserError(
+            f"{path}:{line}: a prompt of {all_lengths[line - 1]} tokens, the limit is {limit} ({n_long} of {len(rows)} "
+            "are longer); raise data.max_prompt_length or set data.drop_long_prompts"
+        )
+    if n_long:
+        print(f"{path}: {n_long} of {len(rows)} prompts are longer than {limit} tokens and are left out")
+    return rows.select(fitting) if n_long else rows
+
+
+def _say_where_prefixes_break(rows: Dataset, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Print where a step's tokens do not go on from those of the step before, although its text does.
+
+    Nothing is computed wrongly then, but less of it is shared.
+    """
+    first = rows.select(range(min(PREFIX_CHECKED_ROWS, len(rows)))).to_list()
+    prompts = prompt_ids(tokenizer, [row["prompt"] for row in first])
+    pairs = [
+        (row, ids, next_row, next_ids)
+        for (row, ids), (next_row, next_ids) in pairwise(zip(first, prompts, strict=True))
+        if row["trajectory_id"] == next_row["trajectory_id"] and _goes_on(row["prompt"], next_row["prompt"])
+    ]
+    broken = []
+    for row, ids, next_row, next_ids in pairs:
+        shared, ending = _alike(ids, next_ids), _alike(ids[::-1], next_ids[::-1])
+        if shared + ending < len(ids):  # beside the template's closing, which both end with
+            broken.append((shared, row, ids, next_row, next_ids))
+    if broken:
+        shared, row, ids, next_row, next_ids = broken[0]
+        found, expected = (tokenizer.decode(some[shared : shared + 1]) for some in (next_ids, ids))
+        print(
+            f"{path}: in {len(broken)} of {len(pairs)} cases a prompt's text goes on where that of the step before "
+            f"ends, but its tokens do not, so less is shared; first in trajectory {row['trajectory_id']}, steps "
+            f"{row['step_index']} and {next_row['step_index']}: token {shared + 1} of {len(ids)} is {found!r}, not "
+            f"{expected!r}. Either the chat template writes what varies before the text, or the tokenizer joins steps."
+        )
+
+
+def _alike(one: list[int], other: list[int]) -> int:
+    """How many tokens two prompts begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _goes_on(prompt: list[dict[str, Any]], later: list[dict[str, Any]]) -> bool:
+    """Whether a later prompt's text begins with all of an earlier one's."""
+    return prompt[:-1] == later[:-1] and later[-1]["content"].startswith(prompt[-1]["content"])

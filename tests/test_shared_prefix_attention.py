@@ -1,0 +1,234 @@
+"""A pack gives the log-probs and gradients of plain padded rows."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+from srl.shared_prefix import attention
+from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION, model_inputs
+from srl.shared_prefix.kernels import CPU, MATH, agrees_with_math
+from srl.shared_prefix.packing import AttentionPlan, Block, pack
+
+VOCABULARY = 40
+TOLERANCE = {torch.float64: (1e-10, 1e-9), torch.float32: (2e-5, 1e-4)}
+
+
+def model_of(kind="Qwen2", dtype=torch.float32, seed=0, **changed):
+    """A small random model whose attention matters."""
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        **({} if kind == "Qwen2" else {"head_dim": 8}),
+        initializer_range=0.3,
+        pad_token_id=0,
+        attn_implementation=SHARED_PREFIX_ATTENTION,
+        **changed,
+    )
+    return getattr(transformers, f"{kind}ForCausalLM")(config).to(dtype)
+
+
+@pytest.fixture
+def precise_norms(monkeypatch):
+    """transformers' RMSNorm computes in float32 whatever its input: 3e-8, which would hide errors of ours."""
+
+    def forward(self, hidden):
+        return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    for norm in (Qwen2RMSNorm, Qwen3RMSNorm, LlamaRMSNorm):
+        monkeypatch.setattr(norm, "forward", forward)
+
+
+def trajectory(n_steps=4, n_samples=3, seed=0):
+    """Prompts that extend one another up to a stem, completions of many lengths; and every special kind of row."""
+    rng = np.random.default_rng(seed)
+    body, stem = rng.integers(1, VOCABULARY, 60), rng.integers(1, VOCABULARY, 3)
+    rows, lengths = [], []
+    for step in range(n_steps):
+        prompt = np.concatenate([body[: 20 + 10 * step], stem])
+        for _ in range(n_samples):
+            rows.append(np.concatenate([prompt, rng.integers(1, VOCABULARY, rng.integers(1, 25))]))
+            lengths.append(len(prompt))
+    rows += [rows[0], rows[1][:-2], rows[2][: lengths[2]], rng.integers(1, VOCABULARY, 30)]
+    lengths += [lengths[0], min(lengths[1], len(rows[1]) - 3), lengths[2], 1]
+    return rows, lengths
+
+
+def weights_of(rows, lengths):
+    """A different weight for every completion token, so that no two can be mixed up."""
+    rng = np.random.default_rng(1)
+    return [torch.from_numpy(rng.normal(size=len(row) - length)) for row, length in zip(rows, lengths, strict=True)]
+
+
+def plain(model, rows, lengths):
+    """Per row, the log-probs of its completion: one padded batch, attention masked as usual."""
+    padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
+    logprobs = model(input_ids=padded, attention_mask=mask, use_cache=False).logits.log_softmax(-1)
+    return [
+        logprobs[i, length - 1 : len(row) - 1].gather(1, torch.from_numpy(row[length:])[:, None])[:, 0]
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True))
+    ]
+
+
+def packed(model, rows, lengths, **options):
+    """The same from packs."""
+    found = [torch.zeros(0)] * len(rows)
+    for one in pack(rows, lengths, **options):
+        logits = model(**model_inputs(one, "cpu"), use_cache=False).logits[0]
+        labels = torch.from_numpy(one.labels_T).clamp(min=0)[:, None]
+        logprobs_T = logits.log_softmax(-1).gather(1, labels)[:, 0]
+        for index, places in zip(one.rows, one.places, strict=True):
+            found[index] = logprobs_T[places]
+    return found
+
+
+def gradients(model, logprobs, weights):
+    model.zero_grad()
+    sum(
+        (logprob * weight.to(logprob.dtype)).sum() for logprob, weight in zip(logprobs, weights, strict=True)
+    ).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_equal(model, rows, lengths, tolerance, **options):
+    """Log-probs within the first, gradients of every parameter relatively within the second."""
+    weights = weights_of(rows, lengths)
+    expected, found = plain(model, rows, lengths), packed(model, rows, lengths, **options)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one.detach().to(other.dtype), atol=tolerance[0], rtol=0, check_dtype=False)
+    ours, theirs = gradients(model, found, weights), gradients(model, expected, weights)
+    assert ours.keys() == theirs.keys()
+    whole = torch.stack([gradient.norm() for gradient in theirs.values()]).norm()
+    for name, gradient in theirs.items():  # some are zero: queries that see one key only
+        assert (ours[name] - gradient).norm() <= tolerance[1] * max(gradient.norm(), 1e-5 * whole), name
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Llama"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_pack_equals_padded_rows(kind, dtype, precise_norms):
+    assert_equal(model_of(kind, dtype), *trajectory(), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("options", [{"sharing": "prompt"}, {"sharing": "rows"}, {"max_places": 60}])
+def test_less_sharing_and_several_packs_are_equal_too(options, precise_norms):
+    assert_equal(model_of(dtype=torch.float64), *trajectory(), TOLERANCE[torch.float64], **options)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(reentrant, precise_norms):
+    model = model_of(dtype=torch.float64).train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    assert_equal(model, *trajectory(), TOLERANCE[torch.float64])
+
+
+def test_lora(precise_norms):
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(model_of(dtype=torch.float64), config).to(torch.float64)
+    assert_equal(model, *trajectory(), TOLERANCE[torch.float64])
+
+
+def test_bfloat16_is_as_near_to_the_truth_as_padded_rows_are():
+    model, (rows, lengths) = model_of(dtype=torch.bfloat16, seed=1), trajectory()
+    truth = torch.cat(plain(model_of(seed=1).to(torch.bfloat16).float(), rows, lengths))
+    with torch.no_grad():
+        theirs, ours = (torch.cat(way(model, rows, lengths)).float() for way in (plain, packed))
+    assert (ours - truth).norm() < 1.2 * (theirs - truth).norm()
+
+
+def test_plain_arithmetic_is_right_too(monkeypatch, precise_norms):
+    monkeypatch.setattr(attention, "kernel_for", lambda query: MATH)
+    assert_equal(model_of(dtype=torch.float64), *trajectory(), TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_kernels_are_checked_against_plain_arithmetic(dtype):
+    def without_merged_lse(d_out, q, k, v, out, lse, causal, scale):
+        return CPU.backward(d_out, q, k, v, out, lse - 0.5, causal, scale)
+
+    cpu = torch.device("cpu")
+    assert agrees_with_math(CPU, cpu, dtype, 16)
+    assert not agrees_with_math(CPU._replace(backward=without_merged_lse), cpu, dtype, 16)
+
+
+@st.composite
+def row_sets(draw):
+    """Random trees: rows that branch off earlier rows anywhere, or repeat, continue or cut them."""
+    token = st.integers(1, VOCABULARY - 1)
+    rows = [draw(st.lists(token, min_size=2, max_size=10))]
+    for _ in range(draw(st.integers(0, 7))):
+        start = draw(st.sampled_from(rows))
+        rows.append(start[: draw(st.integers(1, len(start)))] + draw(st.lists(token, max_size=8)))
+    return [np.array(row) for row in rows], [draw(st.integers(1, len(row))) for row in rows]
+
+
+MODEL_64 = model_of(dtype=torch.float64)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row_sets(), st.sampled_from(["trajectory", "prompt"]), st.none() | st.integers(5, 40))
+def test_random_trees(precise_norms, given_rows, sharing, max_places):
+    rows, lengths = given_rows
+    if any(len(row) > length for row, length in zip(rows, lengths, strict=True)):
+        assert_equal(MODEL_64, rows, lengths, TOLERANCE[torch.float64], sharing=sharing, max_places=max_places)
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda plan: plan.blocks[:-1],  # an ancestor is not seen
+        lambda plan: (*plan.blocks, plan.blocks[0]),  # … or twice
+        lambda plan: (*plan.blocks, Block(*plan.chains[-1], *plan.chains[-2])),  # a sibling is seen
+    ],
+)
+def test_these_tests_would_notice(break_it):
+    model, (rows, lengths) = model_of(dtype=torch.float64), trajectory()
+    (one,) = pack(rows, lengths)
+    inputs = model_inputs(one, "cpu")
+    right = model(**inputs).logits
+    broken = AttentionPlan(one.plan.chains, break_it(one.plan))
+    assert (model(**inputs | {"attention_plan": broken}).logits - right).abs().max() > 1e-2
+
+
+def test_positions_continue_after_the_branch_point():
+    rows = [np.array([1, 2, 3, 4, 5]), np.array([1, 2, 3, 9, 8, 7])]
+    (one,) = pack(rows, [2, 2])
+    for index, places in zip(one.rows, one.places, strict=True):
+        assert one.positions_T[places].tolist() == list(range(1, len(rows[index]) - 1))
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (lambda: model_of(sliding_window=8, use_sliding_window=True, max_window_layers=0), "sliding_window"),
+        (lambda: model_of(attention_dropout=0.1).train(), "dropout"),
+        (lambda: model_of("Mistral", sliding_window=8), "sliding_window"),
+        (lambda: model_of("Gemma2"), "softcap|sliding_window"),
+    ],
+)
+def test_what_packs_do_not_have_is_refused(model, named):
+    (one,) = pack(*trajectory())
+    with pytest.raises(NotImplementedError, match=named):
+        model()(**model_inputs(one, "cpu"))
+
+
+def test_without_a_plan_it_is_sdpa():
+    ours, theirs = model_of(), model_of()
+    theirs.set_attn_implementation("sdpa")
+    ids = torch.randint(1, VOCABULARY, (3, 9))
+    mask = torch.tensor([[0, 0, *[1] * 7], [1] * 9, [0, *[1] * 8]])
+    assert torch.equal(ours(ids, attention_mask=mask).logits, theirs(ids, attention_mask=mask).logits)
+    kwargs = {"attention_mask": mask, "max_new_tokens": 5, "do_sample": False}
+    assert torch.equal(ours.generate(ids, **kwargs), theirs.generate(ids, **kwargs))
