@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from srl.errors import UserError
+from srl.training.expert_logprobs import expert_logprob_gains
 from srl.training.trainer import SRLConfig, SRLTrainer
 
 N_ROWS = 24
@@ -264,9 +265,9 @@ def test_the_gain_of_a_thought_is_the_models_own(tiny_model, tmp_path):
             logits = model(torch.tensor([head_ids + action_ids])).logits[0, len(head_ids) - 1 : -1]
         return (logits / 0.7).log_softmax(-1)[range(len(action_ids)), action_ids].mean().item()
 
-    gains = trainer._expert_logprob_gains(given, prompts, completions)
+    gains = expert_logprob_gains(trainer, given, prompts, completions)
     model.eval()  # each row by itself
-    assert trainer._expert_logprob_gains(given, prompts, completions) == pytest.approx(gains, abs=1e-5)
+    assert expert_logprob_gains(trainer, given, prompts, completions) == pytest.approx(gains, abs=1e-5)
     direct = [
         logprob(prompt, thought, action) - logprob(prompt, "", action)
         for prompt, thought, action in zip(prompts, thoughts, expert, strict=True)

@@ -1,9 +1,21 @@
-"""SRL on TRL: `GRPOTrainer` with dynamic sampling. Three hooks, no mathematics of its own.
+"""SRL on TRL: `GRPOTrainer` whose batches hold only informative groups. No mathematics of its own.
 
-TRL's step is: take a batch of prompts -> `_generate_and_score_completions` (sample, reward, advantage) ->
-loss. Here the same hook first samples until the batch is full of informative groups (`_sample_batch`), then
-hands the chosen rollouts to TRL, whose `_generate` and `_calculate_rewards` find them ready made. So
-advantages, old and reference log-probs and every loss option are TRL's own, computed after filtering.
+A step of TRL is: take a batch of prompts, `_generate_and_score_completions` (sample, reward, advantage), loss.
+Here that method first samples until the batch is full of informative groups (`_sample_batch`) and then replays
+the chosen groups to TRL: TRL's requests for completions and rewards are answered with the groups' own. So
+advantages, old and reference log-probs and every loss option are TRL's, computed after filtering.
+
+Methods of TRL that are overridden here, all but `log` private to TRL. `tests/test_trainer.py` proves that TRL 1.16
+calls each of them:
+
+    _generate_and_score_completions   sample a full batch first
+    _generate                         while replaying: the completions of the chosen groups
+    _calculate_rewards                while replaying: their rewards; else our extra columns for reward functions
+    log                               speeds; training rollouts go to completions/ once
+    _save_checkpoint                  also save where the refills are
+    _load_optimizer_and_scheduler     and restore it
+
+`shared_prefix.trainer`, the parent class, overrides those that compute log-probs and draw samples.
 """
 
 from __future__ import annotations
@@ -12,22 +24,21 @@ import json
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather, gather_object
-from trl.trainer.utils import pad
 
-from srl.chat.prompts import completion_text, format_thought, parse_completion
 from srl.errors import UserError
 from srl.files import write_text
 from srl.shared_prefix.trainer import SharedPrefixConfig, SharedPrefixTrainer
 from srl.training.dynamic_sampling import RefillCursor, is_informative, refill_size
+from srl.training.expert_logprobs import expert_logprob_gains
+from srl.training.rollouts import Group, add_rollouts, empty_table
 
 logger = logging.getLogger(__name__)
 
@@ -80,31 +91,6 @@ class SRLConfig(SharedPrefixConfig):
             )
 
 
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """The rollouts of one prompt on this process: G of everything."""
-
-    rows: list[dict[str, Any]]
-    generated: list[tuple[Any, ...]]
-    """Per rollout: prompt ids, completion ids, message, sampling log-probs (None without vLLM)."""
-    rewards_GF: torch.Tensor
-    """(G, reward functions)"""
-    reward_G: list[float]
-    """The weighted sum over reward functions; NaN where none scored."""
-    extra: dict[str, list[Any]]
-    """What the reward functions logged per rollout."""
-    informative: bool
-
-    def table_columns(self, *, kept: bool) -> dict[str, list[Any]]:
-        """Columns for the table of rollouts, one value per rollout."""
-        return {**self.extra, "reward": self.reward_G, "kept": [kept] * len(self.rows)}
-
-    def without_signal(self) -> _Group:
-        """The same rollouts with levelled rewards, so that every advantage is 0: fills a short batch."""
-        level_F = self.rewards_GF.nanmean(dim=0, keepdim=True)
-        return replace(self, rewards_GF=level_F.expand_as(self.rewards_GF))
-
-
 class SRLTrainer(SharedPrefixTrainer):
     """`GRPOTrainer` whose batches hold only informative groups. Takes `GRPOTrainer`'s arguments.
 
@@ -125,13 +111,13 @@ class SRLTrainer(SharedPrefixTrainer):
         if self.tools or self.environments is not None or self._is_vlm:
             raise UserError("SRLTrainer takes text prompts only: no tools, environments or images")
         self._refill = RefillCursor(len(self.train_dataset), self.args.seed)
-        self._chosen: list[_Group] | None = None
+        self._replayed: list[Group] | None = None
         self._logged_at = time.perf_counter()
         self._samples_since_log = 0
         self._tokens_at_log = 0
         self._reward_seconds = 0.0
         # TRL keeps one batch of rollouts for its table; with refills a step has more.
-        self._logs = _empty_rollout_table()
+        self._logs = empty_table()
 
     # --- dynamic sampling ---------------------------------------------------------------------------
 
@@ -140,15 +126,22 @@ class SRLTrainer(SharedPrefixTrainer):
         if not self.model.training:
             with self._no_rollout_table():
                 return super()._generate_and_score_completions(inputs)
-        self._chosen, dropped = self._sample_batch(inputs)
-        try:
-            batch = super()._generate_and_score_completions([row for group in self._chosen for row in group.rows])
-        finally:
-            self._chosen = None
-        self._add_to_rollout_table(dropped)
+        chosen, dropped = self._sample_batch(inputs)
+        with self._replaying(chosen):
+            batch = super()._generate_and_score_completions([row for group in chosen for row in group.rows])
+        add_rollouts(self._logs, dropped, self.reward_func_names)
         return batch
 
-    def _sample_batch(self, inputs: list[dict[str, Any]]) -> tuple[list[_Group], list[_Group]]:
+    @contextmanager
+    def _replaying(self, groups: list[Group]) -> Iterator[None]:
+        """Meanwhile, answer TRL's requests for completions and rewards with those of these groups."""
+        self._replayed = groups
+        try:
+            yield
+        finally:
+            self._replayed = None
+
+    def _sample_batch(self, inputs: list[dict[str, Any]]) -> tuple[list[Group], list[Group]]:
         """Sample rounds of groups until every process has as many informative ones as `inputs` has prompts.
 
         Returns (the groups to train on, the others). All processes run the same number of rounds of the same
@@ -168,7 +161,7 @@ class SRLTrainer(SharedPrefixTrainer):
         self._log_filter(groups, n_refills, n_missing=sum(not group.informative for group in chosen))
         return [group if group.informative else group.without_signal() for group in chosen], dropped
 
-    def _sample_round(self, rows: list[dict[str, Any]]) -> list[_Group]:
+    def _sample_round(self, rows: list[dict[str, Any]]) -> list[Group]:
         """Generate and reward one completion per row; rows come in groups of G equal prompts."""
         prompts = [row["prompt"] for row in rows]
         prompt_ids, completion_ids, _, messages, logprobs, _, _, _ = super()._generate(prompts)
@@ -187,7 +180,7 @@ class SRLTrainer(SharedPrefixTrainer):
             reward_G = reward_B[span].tolist()
             informative = not self.args.dynamic_sampling or self._is_informative(reward_G, rewards_BF[span])
             columns = {name: values[span] for name, values in extra.items()}
-            groups.append(_Group(rows[span], generated[span], rewards_BF[span], reward_G, columns, informative))
+            groups.append(Group(rows[span], generated[span], rewards_BF[span], reward_G, columns, informative))
         return groups
 
     def _is_informative(self, reward_G: list[float], rewards_GF: torch.Tensor) -> bool:
@@ -202,15 +195,15 @@ class SRLTrainer(SharedPrefixTrainer):
         rows = [self.train_dataset[i] for i in indices[first : first + n_groups]]
         return [row for row in rows for _ in range(self.num_generations)]
 
-    def _fewest_informative(self, groups: list[_Group]) -> int:
+    def _fewest_informative(self, groups: list[Group]) -> int:
         """Informative groups so far, on the process that has the fewest: all agree on when to stop."""
         return min(gather_object([sum(group.informative for group in groups)]))
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        """TRL's hook: the completions of a batch; already there while a chosen batch is being scored."""
-        if self._chosen is None:
+        """TRL's hook: the completions of a batch."""
+        if self._replayed is None:
             return super()._generate(prompts)
-        generated = [rollout for group in self._chosen for rollout in group.generated]
+        generated = [rollout for group in self._replayed for rollout in group.generated]
         prompt_ids, completion_ids, messages, logprobs = map(list, zip(*generated, strict=True))
         return (
             prompt_ids,
@@ -224,13 +217,13 @@ class SRLTrainer(SharedPrefixTrainer):
         )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
-        """TRL's hook: rewards of all processes, (B, reward functions); likewise."""
-        if self._chosen is None:
+        """TRL's hook: rewards of all processes, (B, reward functions)."""
+        if self._replayed is None:
             return self._rewards(inputs, prompts, completions, completion_ids_list)
-        for group in self._chosen:
+        for group in self._replayed:
             for column, values in group.table_columns(kept=group.informative).items():
                 self._log_completion_extra(column, values)
-        return gather(torch.cat([group.rewards_GF for group in self._chosen]))
+        return gather(torch.cat([group.rewards_GF for group in self._replayed]))
 
     # --- rewards ------------------------------------------------------------------------------------
 
@@ -243,53 +236,15 @@ class SRLTrainer(SharedPrefixTrainer):
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         rows = [{**row, "truncated": ids[-1] not in ends} for row, ids in zip(rows, completion_ids, strict=True)]
         if self.args.expert_logprob_gain:
-            gains = self._expert_logprob_gains(rows, prompts, completions)
+            gains = expert_logprob_gains(self, rows, prompts, completions)
             rows = [{**row, "expert_logprob_gain": gain} for row, gain in zip(rows, gains, strict=True)]
         rewards_BF = super()._calculate_rewards(rows, prompts, completions, completion_ids)
         self._reward_seconds += time.perf_counter() - start
         return rewards_BF
 
-    def _expert_logprob_gains(
-        self, rows: list[dict[str, Any]], prompts: list[Any], completions: list[Any]
-    ) -> list[float]:
-        """Per rollout, the expert action's mean log-prob after the thought, minus that after an empty thought.
-
-        A malformed completion counts as an empty thought: every process makes the same number of passes.
-        """
-        # In training a process holds whole groups, with one prompt each; in evaluation that is not sure.
-        group_size = self.num_generations if self.model.training else 1
-        thoughts = [
-            parse_completion(completion_text(completion), truncated=row["truncated"]).thought
-            for completion, row in zip(completions, rows, strict=True)
-        ]
-        actions = [row["expert_action"].strip() for row in rows]
-        with_thought = self._action_logprobs(prompts, thoughts, actions)
-        n_groups = len(prompts[::group_size])
-        without = self._action_logprobs(prompts[::group_size], [""] * n_groups, actions[::group_size])
-        return [logprob - without[i // group_size] for i, logprob in enumerate(with_thought)]
-
-    def _action_logprobs(self, prompts: list[Any], thoughts: list[str], actions: list[str]) -> list[float]:
-        """Mean log-prob per token that the policy gives each action after its prompt and thought."""
-        prompt_ids = self._tokenize_prompts(prompts)[0]
-        thought_ids, action_ids = (
-            [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
-            for texts in (map(format_thought, thoughts), actions)
-        )
-        device = self.accelerator.device
-        rows = [torch.tensor(p + t + a) for p, t, a in zip(prompt_ids, thought_ids, action_ids, strict=True)]
-        ids_BT = pad(rows, padding_value=self._tokenizer.pad_token_id, padding_side="left").to(device)
-        mask_BT = pad([torch.ones_like(row) for row in rows], padding_side="left").to(device)
-        args = self.args
-        batch_size = args.per_device_train_batch_size if self.model.training else args.per_device_eval_batch_size
-        with torch.no_grad():
-            logprobs_BT, _, _ = self._get_per_token_logps_and_entropies(
-                self.model, ids_BT, mask_BT, max(map(len, action_ids)), batch_size=batch_size
-            )
-        return [row_T[-len(ids) :].mean().item() for row_T, ids in zip(logprobs_BT, action_ids, strict=True)]
-
     # --- what a run leaves behind -------------------------------------------------------------------
 
-    def _log_filter(self, groups: list[_Group], n_refills: int, n_missing: int) -> None:
+    def _log_filter(self, groups: list[Group], n_refills: int, n_missing: int) -> None:
         """Metrics of dynamic sampling, over all processes."""
         rewards = [reward for group in groups for reward in group.reward_G]
         n_informative = sum(group.informative for group in groups)
@@ -309,22 +264,10 @@ class SRLTrainer(SharedPrefixTrainer):
                 f"still without signal (reward std <= {self.args.min_reward_std:g}); training on a short batch"
             )
 
-    def _add_to_rollout_table(self, groups: list[_Group]) -> None:
-        """Rollouts that are not trained on belong into the table too, with advantage 0."""
-        self._logs["prompt"].extend(gather_object([row["prompt"] for group in groups for row in group.rows]))
-        self._logs["completion"].extend(gather_object([rollout[2] for group in groups for rollout in group.generated]))
-        self._logs["advantages"].extend([0.0] * (len(self._logs["prompt"]) - len(self._logs["advantages"])))
-        for f, name in enumerate(self.reward_func_names):
-            rewards = [reward for group in groups for reward in group.rewards_GF[:, f].tolist()]
-            self._logs["rewards"][name].extend(gather_object(rewards))
-        tables = [group.table_columns(kept=False) for group in groups]
-        for column in sorted(self._logs["extra"]):
-            self._logs["extra"][column].extend(gather_object([value for table in tables for value in table[column]]))
-
     @contextmanager
     def _no_rollout_table(self) -> Iterator[None]:
         """Keep evaluation's rollouts out of the table of training's, which TRL would overwrite."""
-        table, self._logs = self._logs, _empty_rollout_table()
+        table, self._logs = self._logs, empty_table()
         try:
             yield
         finally:
@@ -342,7 +285,7 @@ class SRLTrainer(SharedPrefixTrainer):
         self.log_completions = self.args.log_completions and training and bool(self._logs["prompt"])
         super().log(logs, start_time)
         if training:
-            self._logs = _empty_rollout_table()
+            self._logs = empty_table()
             self._samples_since_log = 0
             self._tokens_at_log = self.state.num_input_tokens_seen
         self._logged_at = time.perf_counter()
@@ -363,14 +306,3 @@ class SRLTrainer(SharedPrefixTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._refill.position = json.loads(Path(checkpoint, REFILL_STATE).read_text())["position"]
-
-
-def _empty_rollout_table() -> dict[str, Any]:
-    return {
-        "images": [],
-        "prompt": [],
-        "completion": [],
-        "rewards": defaultdict(list),
-        "advantages": [],
-        "extra": defaultdict(list),
-    }
