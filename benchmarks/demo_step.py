@@ -20,13 +20,13 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from srl.chat.tokenizer import load_tokenizer
-from srl.recipe import read_recipe
-from srl.rewards import StepReward
-from srl.run_folder import resolve_model
+from srl.runs.folder import resolve_model
+from srl.runs.recipe import read_recipe
 from srl.study.data import write_data
 from srl.study.experiment import read_experiment
+from srl.training.options import trainer_options
 from srl.training.rows import load_rows
-from srl.training.train import build_trainer, trainer_options
+from srl.training.train import build_trainer
 
 SEEDS = range(5)
 VARIANTS = {  # what of the recipe's rollout table, and how many batches
@@ -71,7 +71,6 @@ def measure(data: Path, rollout: dict, batches: int) -> dict[str, float]:
         tokenizer,
         load_rows(recipe, "train", tokenizer),
         None,
-        StepReward(recipe.reward, tokenize=tokenizer.encode),
     )
     gradients = Gradients()
     trainer.add_callback(gradients)

@@ -18,10 +18,10 @@ from pathlib import Path
 from srl.chat.prompts import format_completion
 from srl.data.sources import Found, Source, read_trajectories
 from srl.data.steps import step_instances
-from srl.recipe import Reward
 from srl.records import StepInstance, Trajectory
 from srl.rewards import StepReward
 from srl.rewards.similarity import ratio, ratio_autojunk
+from srl.runs.recipe import Reward
 from srl.study.tiny import build_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "shared/data/math_trajectories/deepseek_v3_math"

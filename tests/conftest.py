@@ -48,7 +48,7 @@ def tiny_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_student(tiny_model, tiny_data, tmp_path_factory) -> Path:
     """A run folder: the tiny model after a few steps of SFT, so that most of its completions are well formed."""
-    from srl.recipe import Data, Model, Optim, Recipe, Sft, Validation
+    from srl.runs.recipe import Data, Model, Optim, Recipe, Sft, Validation
     from srl.training.train import train
 
     folder = tmp_path_factory.mktemp("student") / "run"

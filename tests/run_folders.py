@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from srl.recipe import Data, Model, Optim, Recipe, Reward, Rollout, recipe_toml
 from srl.rewards import StepReward
+from srl.runs.recipe import Data, Model, Optim, Recipe, Reward, Rollout, recipe_toml
 
 WORDS = ["add", "subtract", "multiply", "the", "left", "right", "number", "and", "carry", "one", "result", "of", "x"]
 

@@ -492,7 +492,7 @@ def test_steps_checks_and_says_what_it_recognised(tmp_path):
 
 
 def test_plan_says_what_a_step_will_cost(tiny_model, tiny_data, tmp_path):
-    from srl.recipe import Data, Model, Optim, Recipe, Rollout, recipe_toml
+    from srl.runs.recipe import Data, Model, Optim, Recipe, Rollout, recipe_toml
     from srl.training.forecast import forecast
 
     recipe = Recipe(

@@ -35,8 +35,8 @@ def solver(tiny_model, tmp_path_factory):
     from srl.data.prepare import StepOptions, prepare
     from srl.data.sources import Source
     from srl.files import write_jsonl
-    from srl.recipe import Data, Model, Optim, Recipe, Sft, Validation
     from srl.records import Step, Trajectory
+    from srl.runs.recipe import Data, Model, Optim, Recipe, Sft, Validation
     from srl.training.train import train
 
     folder = tmp_path_factory.mktemp("solver")

@@ -15,7 +15,7 @@ from srl.chat.prompts import parse_completion
 from srl.errors import UserError
 from srl.evaluation.statistics import difference_over_seeds, mean_over_seeds, mean_score, paired_difference
 from srl.files import read_rows
-from srl.run_folder import resolve_model
+from srl.runs.folder import resolve_model
 from srl.study.data import read_problems, write_data, write_problems
 from srl.study.experiment import Domain, read_experiment
 from srl.study.results import write_experiment_results
@@ -104,7 +104,7 @@ def test_an_unknown_name_lists_srls_own():
 
 @pytest.mark.parametrize("name", ["demo", "paper-tiny"])
 def test_srls_own_experiments_use_recipes_that_exist(name):
-    from srl.recipe import read_recipe
+    from srl.runs.recipe import read_recipe
 
     experiment = read_experiment(Path(name))
     assert [read_recipe(stage.recipe).stage for stage in experiment.stages.values()]

@@ -212,7 +212,7 @@ def test_checking_counts_the_same_and_writes_nothing(tmp_path):
 
 def test_parquet_holds_the_same_rows_and_trains(tmp_path, tiny_model):
     from srl.chat.tokenizer import load_tokenizer
-    from srl.recipe import Data, Model, Recipe
+    from srl.runs.recipe import Data, Model, Recipe
     from srl.training.rows import load_rows
 
     write_jsonl(tmp_path / "s.jsonl", [{"problem": f"{i}?", "solution": solution(2, n=3)} for i in range(300)])

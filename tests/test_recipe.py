@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from srl.errors import UserError
-from srl.recipe import read_recipe, recipe_toml
+from srl.runs.recipe import read_recipe, recipe_toml
 
 FILES = (file for file in (resources.files("srl") / "builtin/recipes").iterdir() if file.is_file())
 NAMES = sorted(file.name.removesuffix(".toml") for file in FILES)
@@ -16,7 +16,7 @@ NAMES = sorted(file.name.removesuffix(".toml") for file in FILES)
 def test_srls_own_recipes_are_accepted_by_trl(name, tmp_path, monkeypatch):
     from trl import SFTConfig
 
-    from srl.training.train import trainer_options
+    from srl.training.options import trainer_options
     from srl.training.trainer import SRLConfig
 
     monkeypatch.chdir(tmp_path)

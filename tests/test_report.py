@@ -11,12 +11,12 @@ import pytest
 from run_folders import write_evaluation, write_run
 
 from srl.errors import UserError
-from srl.recipe import Reward
 from srl.report import page as report_page
 from srl.report.evaluations import read_evaluation, results_table
 from srl.report.page import MAX_PAGE_BYTES, labels, write_report
 from srl.rewards import one_spelling
 from srl.rewards.similarity import ratio
+from srl.runs.recipe import Reward
 
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!--"
 

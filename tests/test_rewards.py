@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.recipe import Reward
 from srl.rewards import (
     StepReward,
     answer_correctness,
@@ -14,6 +13,7 @@ from srl.rewards import (
 )
 from srl.rewards.functions import MALFORMED
 from srl.rewards.similarity import ratio
+from srl.runs.recipe import Reward
 
 GOOD = "<think>hm</think>"
 ACTIONS = st.text(r"ab 12\(\)$\frac", min_size=1).map(str.strip).filter(len)

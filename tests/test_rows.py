@@ -7,7 +7,7 @@ import pytest
 
 from srl.chat.tokenizer import load_tokenizer
 from srl.errors import UserError
-from srl.recipe import Data, Model, Recipe, Sft
+from srl.runs.recipe import Data, Model, Recipe, Sft
 from srl.training.rows import load_rows
 
 

@@ -22,7 +22,7 @@ from srl.data.show import counting, show_instances
 from srl.data.sources import Source
 from srl.errors import UserError
 from srl.evaluation.evaluate import EvaluationOptions
-from srl.recipe import Recipe, read_recipe
+from srl.runs.recipe import Recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ class Doctor:
         import torch
 
         from srl.rewards.similarity import implementation
-        from srl.run_folder import PACKAGES
+        from srl.runs.environment import PACKAGES
 
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         facts = {

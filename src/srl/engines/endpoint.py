@@ -9,8 +9,8 @@ from typing import Any
 
 from srl.engines.protocols import Reply
 from srl.errors import UserError
-from srl.recipe import suggest
 from srl.records import Message
+from srl.runs.recipe import suggest
 
 TRIES = 6
 FIRST_WAIT_SECONDS = 1.0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.text import Text
 
 from srl.chat.prompts import STEP_SYSTEM_PROMPT
 from srl.engines.protocols import Stepwise
 from srl.engines.transformers import TransformersEngine
-from srl.run_folder import resolve_model, trained_step_prompt
+from srl.runs.folder import RunFolder, resolve_model
 
 
 def sample(
@@ -20,7 +22,8 @@ def sample(
         UserError: no such model, a run that has not finished, a tokenizer without chat template.
     """
     engine = TransformersEngine(resolve_model(model), max_completion_length)
-    trained = trained_step_prompt(model)
+    run = RunFolder(Path(model))
+    trained = run.step_prompt if run.exists else None
     attempt = Stepwise(problem, STEP_SYSTEM_PROMPT if trained is None else trained, max_steps)
     console = Console()
     console.print(Text("Question: ", "bold") + Text(problem))

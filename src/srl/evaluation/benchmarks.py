@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from srl.errors import UserError
 from srl.files import Row, read_rows
-from srl.recipe import from_toml, suggest
 from srl.rewards.answers import judge, last_box
+from srl.runs.recipe import from_toml, suggest
 
 UNPINNED = "unpinned"
 

@@ -31,7 +31,8 @@ from srl.evaluation.display import Display
 from srl.evaluation.results import Key, Tally, write_results
 from srl.files import check_output_folder, write_text
 from srl.rewards.answers import judge, last_box
-from srl.run_folder import environment, resolve_model, trained_step_prompt
+from srl.runs.environment import environment
+from srl.runs.folder import RunFolder, resolve_model
 
 Mode = Literal["greedy", "sampled"]
 
@@ -149,7 +150,8 @@ def _system_prompt(source: str, options: EvaluationOptions) -> str:
         return options.system_prompt
     if options.protocol == "answer":
         return ANSWER_SYSTEM_PROMPT
-    trained = trained_step_prompt(source)
+    run = RunFolder(Path(source))
+    trained = run.step_prompt if run.exists else None
     return STEP_SYSTEM_PROMPT if trained is None else trained
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from srl.errors import UserError
-from srl.recipe import Recipe, read_recipe
-from srl.run_folder import finished_model, held_out
+from srl.runs.folder import RunFolder, held_out
+from srl.runs.recipe import Recipe, read_recipe
 
 MARKERS = ("run.json", "config.toml", "metrics.jsonl")
 """A folder that holds one of these is a run folder."""
@@ -38,7 +38,7 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether training came to its end."""
-        return "finished_steps" in self.facts or finished_model(self.folder) is not None
+        return "finished_steps" in self.facts or RunFolder(self.folder).model is not None
 
     def page_data(self) -> dict[str, Any]:
         """The run as the page's script takes it, without rollouts."""

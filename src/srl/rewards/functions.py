@@ -17,9 +17,9 @@ from itertools import count
 from typing import Any
 
 from srl.chat.prompts import Completion, completion_text, parse_completion, user_text
-from srl.recipe import Reward
 from srl.rewards.answers import are_correct
 from srl.rewards.similarity import Elements, matched, ratios_batch
+from srl.runs.recipe import Reward
 
 MALFORMED = -1.0
 PAPER = Reward()

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from srl.recipe import from_toml, own_or_given, suggest
+from srl.runs.recipe import from_toml, own_or_given, suggest
 
 Chain = tuple[str, ...]
 """The names of stages; none: the base itself."""

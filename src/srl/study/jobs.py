@@ -22,8 +22,8 @@ from typing import Any
 
 from srl.engines.protocols import ProtocolName
 from srl.files import new_folder, write_text
-from srl.recipe import Recipe, read_recipe
-from srl.run_folder import read_metrics, resolve_model
+from srl.runs.folder import RunFolder, resolve_model
+from srl.runs.recipe import Recipe, read_recipe
 from srl.study.data import read_problems, write_data
 from srl.study.experiment import Chain, Experiment, Stage
 
@@ -186,7 +186,7 @@ class Run:
 
 def _tokens(run: Path) -> int:
     """All that were sampled or trained on, prompts and refills included, as TRL counts them."""
-    return int(max(line.get("num_tokens", 0) for line in read_metrics(run)))
+    return int(max(line.get("num_tokens", 0) for line in RunFolder(run).metrics))
 
 
 Job = Base | Run

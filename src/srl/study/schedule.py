@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from srl.errors import UserError
 from srl.files import write_text
-from srl.run_folder import environment
+from srl.runs.environment import environment
 from srl.study.data import write_problems
 from srl.study.experiment import Experiment, read_experiment
 from srl.study.jobs import Group, Job, Run, is_done

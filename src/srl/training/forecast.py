@@ -17,8 +17,8 @@ from trl.trainer.utils import RepeatSampler
 
 from srl.chat.tokenizer import load_tokenizer, prompt_ids
 from srl.errors import UserError
-from srl.recipe import Recipe
-from srl.run_folder import resolve_model
+from srl.runs.folder import resolve_model
+from srl.runs.recipe import Recipe
 from srl.shared_prefix.cost import COARSER, Cost, ModelSize, cost
 from srl.shared_prefix.packing import Ids, pack
 from srl.shared_prefix.trainer import TrajectorySampler

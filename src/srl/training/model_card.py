@@ -13,8 +13,8 @@ from typing import Any
 
 from srl.chat.prompts import AGENT_SYSTEM_PROMPT, action_prompt, answer_prompt, step_prompt
 from srl.files import write_text
-from srl.recipe import Recipe, read_recipe, recipe_toml
-from srl.run_folder import held_out, read_metrics
+from srl.runs.folder import RunFolder, held_out
+from srl.runs.recipe import Recipe, recipe_toml
 
 STAGES = {
     "srl": "Supervised Reinforcement Learning (SRL): at each step of an expert's solution it thinks, then acts, and "
@@ -42,8 +42,9 @@ CITATION = """\
 
 def write_model_card(recipe: Recipe, model: Path, finished_steps: int) -> None:
     """Write README.md into the folder of a trained model, from what its run folder holds."""
-    facts = json.loads((recipe.output_dir / "run.json").read_text())
-    introduction, results = _introduction(recipe, finished_steps), _results(recipe.output_dir)
+    run = RunFolder(recipe.output_dir)
+    facts = run.facts
+    introduction, results = _introduction(recipe, finished_steps), _results(run)
     sections = [front_matter(recipe), introduction, results, _usage(recipe, facts)]
     sections += [_training(recipe, facts), "## Citation\n\n" + CITATION.replace("VERSION", facts["versions"]["srl"])]
     write_text(model / "README.md", "\n\n".join(sections) + "\n")
@@ -66,10 +67,8 @@ def front_matter(recipe: Recipe) -> str:
 
 def _first_base(recipe: Recipe) -> str:
     """Where the first of several stages started."""
-    earlier = Path(recipe.model.model_name_or_path)
-    if (earlier / "run.json").is_file() and (earlier / "config.toml").is_file():
-        return _first_base(read_recipe(earlier / "config.toml"))
-    return str(earlier)
+    earlier = RunFolder(Path(recipe.model.model_name_or_path))
+    return _first_base(earlier.recipe) if earlier.exists else str(earlier.path)
 
 
 def _source(recipe: Recipe) -> str | None:
@@ -95,8 +94,8 @@ def _introduction(recipe: Recipe, finished_steps: int) -> str:
     )
 
 
-def _results(folder: Path) -> str:
-    found = held_out(read_metrics(folder))
+def _results(run: RunFolder) -> str:
+    found = held_out(run.metrics)
     if found is None:
         return "## Results\n\nNothing was held out in training."
     rows = [f"| {name} | {before:.3f} | {after:.3f} |" for name, (before, after) in found.means.items()]
@@ -112,7 +111,7 @@ def _results(folder: Path) -> str:
 
 
 def _usage(recipe: Recipe, facts: dict[str, Any]) -> str:
-    stepwise = recipe.stage == "srl" or (recipe.stage == "sft" and recipe.sft.target == "steps")
+    stepwise = recipe.row_kind == "steps"
     system, question = facts["system_prompt"], "What is 6 times 7, plus 1?"
     if stepwise and system.startswith(AGENT_SYSTEM_PROMPT):
         prompt = action_prompt("…", "", system)

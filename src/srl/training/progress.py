@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from rich.progress import (
 )
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from srl.run_folder import append_metrics
+from srl.runs.folder import RunFolder
 
 SHOWN = {
     "reward_before_filtering": "reward {:.3f}",
@@ -45,8 +44,8 @@ class RunProgress(TrainerCallback):
     On all ranks it also ends the run, with evaluation and checkpoint as they are due, once `max_num_tokens` are used.
     """
 
-    def __init__(self, folder: Path, max_num_tokens: int = 0) -> None:
-        self.folder, self.max_num_tokens = folder, max_num_tokens
+    def __init__(self, run: RunFolder, max_num_tokens: int = 0) -> None:
+        self.run, self.max_num_tokens = run, max_num_tokens
         self.bar: Progress | None = None
         self.started = self.last_line = 0.0
         self.first_step = 0
@@ -78,7 +77,7 @@ class RunProgress(TrainerCallback):
                 control.should_save = args.save_strategy != "no"
         if not state.is_world_process_zero:
             return
-        append_metrics(self.folder, {"step": state.global_step, **logs})
+        self.run.append_metrics({"step": state.global_step, **logs})
         forms = SHOWN if {"reward", "eval_reward"} & logs.keys() else SHOWN_OF_SFT
         shown = [form.format(logs[name]) for name, form in forms.items() if logs.get(name) is not None]
         evaluated = any(name.startswith("eval_") for name in logs)

@@ -15,7 +15,7 @@ from srl.chat.tokenizer import prompt_ids
 from srl.data.folder import COLUMNS, rows_file
 from srl.errors import UserError
 from srl.files import arrow_schema
-from srl.recipe import Recipe
+from srl.runs.recipe import Recipe
 
 FEATURES = {kind: Features.from_arrow_schema(arrow_schema(columns)) for kind, columns in COLUMNS.items()}
 """Guessed types would break where a column is empty for the first 10 MB."""
@@ -29,13 +29,12 @@ def load_rows(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) ->
 
     Memory-mapped: memory does not grow with their number.
     """
-    kind = "steps" if recipe.stage == "srl" or (recipe.stage, recipe.sft.target) == ("sft", "steps") else "problems"
-    path = rows_file(recipe.data.path, f"{split}.{kind}")
+    path = rows_file(recipe.data.path, f"{split}.{recipe.row_kind}")
     if path.stat().st_size == 0:
         return None
     read = Dataset.from_parquet if path.suffix == ".parquet" else Dataset.from_json
     try:
-        rows = read(str(path), features=FEATURES[kind])
+        rows = read(str(path), features=FEATURES[recipe.row_kind])
     except DatasetGenerationError as error:
         raise UserError(f"{path}: expected rows as `srl steps` writes them; {error.__cause__}".split("\n")[0]) from None
     if not len(rows):

@@ -6,7 +6,6 @@ with another reward.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import warnings
@@ -30,10 +29,11 @@ from trl import SFTConfig, SFTTrainer
 
 from srl.chat.tokenizer import load_tokenizer
 from srl.errors import UserError
-from srl.recipe import Recipe, Reward, suggest
 from srl.rewards import StepReward, answer_correctness, format_penalty
-from srl.run_folder import last_checkpoint, open_run, read_metrics, resolve_model, write_run_facts
+from srl.runs.folder import RunFolder, open_run, resolve_model
+from srl.runs.recipe import Recipe
 from srl.training.model_card import write_model_card
+from srl.training.options import trainer_options
 from srl.training.progress import RunProgress
 from srl.training.rows import load_rows
 from srl.training.trainer import SRLConfig, SRLTrainer
@@ -60,101 +60,22 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     if recipe.validation.eval_steps and not eval_rows and processes.is_main_process:
         print(f"{recipe.data.path}: no held-out problems; the model will be the last one, not the best")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
-    step_reward = None
-    if recipe.stage == "srl":
-        step_reward = StepReward(recipe.reward, tokenize=partial(tokenizer.encode, add_special_tokens=False))
 
-    checkpoint = None
+    run = RunFolder(recipe.output_dir)
     with processes.main_process_first():
         if processes.is_main_process:
-            checkpoint = open_run(recipe, resume=resume, overwrite=overwrite)
-            write_run_facts(recipe.output_dir, starts_from=model_path, system_prompt=_system_prompt(train_rows))
-        elif resume:
-            checkpoint = last_checkpoint(recipe.output_dir)
+            run = open_run(recipe, resume=resume, overwrite=overwrite)
+            run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows))
+        checkpoint = run.last_checkpoint
 
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
     if checkpoint:
         options |= {"eval_on_start": False}
-    trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows, step_reward)
+    trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows)
     if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
-        trainer._total_train_tokens = int(read_metrics(recipe.output_dir)[-1].get("num_tokens", 0))
+        trainer._total_train_tokens = int(run.metrics[-1].get("num_tokens", 0))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return save_model(recipe, trainer, model_path, processes)
-
-
-def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool) -> dict[str, Any]:
-    """The recipe as keyword arguments of `SFTConfig` or `SRLConfig`.
-
-    Raises:
-        UserError: a batch that the processes cannot share out evenly; an unknown or doubly set TRL option.
-    """
-    if recipe.stage != "srl" and recipe.reward != Reward():
-        raise UserError(f"[reward] is for the stage srl, and the stage is {recipe.stage}; take the table out")
-    rollout, validation = recipe.rollout, recipe.validation
-    batch_rows = (
-        recipe.sft.rows_per_step if recipe.stage == "sft" else rollout.prompts_per_step * rollout.num_generations
-    )
-    rows_per_pass = recipe.optim.per_device_train_batch_size * num_processes
-    if batch_rows % rows_per_pass:
-        raise UserError(
-            f"a batch of {batch_rows} rows cannot be shared by {num_processes} process(es) in passes of "
-            f"{recipe.optim.per_device_train_batch_size}: it must be a multiple of {rows_per_pass}"
-        )
-    options = recipe.optim.model_dump(exclude={"max_num_tokens"}) | {
-        "output_dir": str(recipe.output_dir),
-        "seed": recipe.seed,
-        "gradient_accumulation_steps": batch_rows // rows_per_pass,
-        "use_cpu": not torch.accelerator.is_available(),  # without it several CPU processes run apart
-        "bf16": torch.cuda.is_available(),
-        "gradient_checkpointing": torch.cuda.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "steps" if recipe.save_steps else "no",
-        "save_steps": recipe.save_steps or 1,
-        "save_total_limit": recipe.checkpoints.save_total_limit,
-    }
-    if has_validation:
-        options |= {
-            "eval_strategy": "steps",
-            "eval_steps": validation.eval_steps,
-            "eval_on_start": True,
-            "per_device_eval_batch_size": validation.per_device_eval_batch_size,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "eval_loss" if recipe.stage == "sft" else "eval_reward",
-            "greater_is_better": recipe.stage != "sft",
-        }
-    if recipe.stage == "sft":
-        options |= {"max_length": None}  # prompts are checked, not cut
-    else:
-        options |= rollout.model_dump(exclude={"prompts_per_step"})
-        options |= {"num_generations_eval": validation.num_generations}
-        options |= {"expert_logprob_gain": recipe.reward.expert_logprob_weight > 0}
-        if recipe.reward.format_term == "separate":
-            options |= {"multi_objective_aggregation": "normalize_then_sum"}
-    return options | _trl_options(recipe, options)
-
-
-def _trl_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
-    config = SFTConfig if recipe.stage == "sft" else SRLConfig
-    known = [field.name for field in dataclasses.fields(config)]
-    ours = {
-        *recipe.optim.model_dump(),
-        *recipe.rollout.model_dump(),
-        "output_dir",
-        "seed",
-        "eval_steps",
-        "save_steps",
-        "expert_logprob_gain",
-        "multi_objective_aggregation",
-    }
-    for name in recipe.trl:
-        if name not in known:
-            raise UserError(f"[trl] unknown option `{name}` of {config.__name__}{suggest(name, known)}")
-        if name in ours & set(options):
-            raise UserError(f"[trl] `{name}` has its own place in the recipe; set it there")
-    return recipe.trl
 
 
 def build_trainer(
@@ -164,7 +85,6 @@ def build_trainer(
     tokenizer: PreTrainedTokenizerBase,
     train_rows: Dataset,
     eval_rows: Dataset | None,
-    step_reward: StepReward | None,
 ) -> Trainer:
     """TRL's trainer for the stage, with our progress and run folder attached."""
     common = {
@@ -173,17 +93,22 @@ def build_trainer(
         "eval_dataset": eval_rows,
         "processing_class": tokenizer,
         "peft_config": _lora(recipe) if recipe.model.use_peft else None,
-        "callbacks": [RunProgress(recipe.output_dir, recipe.optim.max_num_tokens)],
+        "callbacks": [RunProgress(RunFolder(recipe.output_dir), recipe.optim.max_num_tokens)],
     }
     if recipe.stage == "sft":
         trainer = SFTTrainer(args=SFTConfig(**options), **common)
     else:
-        rewards: list[Any] = [step_reward or answer_correctness]
-        if recipe.reward.format_term == "separate":
-            rewards.append(format_penalty)
-        trainer = SRLTrainer(args=SRLConfig(**options), reward_funcs=rewards, **common)
+        trainer = SRLTrainer(args=SRLConfig(**options), reward_funcs=_rewards(recipe, tokenizer), **common)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _rewards(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """The reward functions of the stages srl and rlvr."""
+    if recipe.stage == "rlvr":
+        return [answer_correctness]
+    step_reward = StepReward(recipe.reward, tokenize=partial(tokenizer.encode, add_special_tokens=False))
+    return [step_reward, format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
 
 
 def _lora(recipe: Recipe) -> LoraConfig:
@@ -212,8 +137,7 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
         write_model_card(recipe, written, trainer.state.global_step)
         written.rename(folder / "model")
         state = trainer.state
-        write_run_facts(
-            folder,
+        RunFolder(folder).add_facts(
             finished_steps=state.global_step,
             best_step=state.best_global_step,
             best_metric=state.best_metric,

@@ -170,6 +170,12 @@ class Recipe(_Table):
         return self
 
     @property
+    def row_kind(self) -> Literal["steps", "problems"]:
+        """What a prompt asks for: the next step, or the whole solution of a problem."""
+        by_step = self.stage == "srl" or (self.stage == "sft" and self.sft.target == "steps")
+        return "steps" if by_step else "problems"
+
+    @property
     def save_steps(self) -> int:
         """Steps between checkpoints; 0: only at the end."""
         return self.checkpoints.save_steps or self.validation.eval_steps

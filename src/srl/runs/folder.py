@@ -1,0 +1,179 @@
+"""A run folder: what a training run leaves behind, and how a later run finds it.
+
+config.toml       the resolved recipe; `srl train config.toml` repeats the run
+run.json          versions, git commit, command, where training started, how it ended
+metrics.jsonl     one line per logged step, TRL's metric names
+completions/      the rollouts of each step (parquet)
+checkpoint-N/     for `--resume`
+model/            the trained model, for `from_pretrained` (LoRA already merged; also as adapter/)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from srl.errors import UserError
+from srl.files import check_output_folder, write_text
+from srl.runs.environment import environment
+from srl.runs.recipe import Recipe, read_recipe, recipe_toml
+
+HELD_OUT = {
+    "eval_reward": "reward",
+    "eval_step_similarity": "similarity of well-formed steps",
+    "eval_exact_step_rate": "steps equal to the expert's",
+    "eval_format_error_rate": "malformed completions",
+    "eval_loss": "loss",
+    "eval_mean_token_accuracy": "token accuracy",
+}
+"""The metrics that sum up a run."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run. Reading asks the disk each time: another process may be writing."""
+
+    path: Path
+
+    @property
+    def exists(self) -> bool:
+        """Whether this is the folder of a run, finished or not."""
+        return (self.path / "run.json").is_file()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        return read_recipe(self.path / "config.toml")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds."""
+        return json.loads((self.path / "run.json").read_text())
+
+    def add_facts(self, **facts: Any) -> None:
+        """Add facts to run.json; the first call also records versions, commit, command and machine."""
+        known = self.facts if self.exists else environment()
+        write_text(self.path / "run.json", json.dumps({**known, **facts}, indent=2) + "\n")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The complete lines of metrics.jsonl, in order; the rest of a line that a kill cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def append_metrics(self, metrics: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(metrics) + "\n")
+
+    def truncate_metrics(self, step: int) -> None:
+        """Forget what was logged after `step` (everything, if 0): the resumed run logs it again."""
+        kept = [line for line in self.metrics if line["step"] <= step] if step else []
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint; one that a kill cut short has no readable trainer state."""
+        found = sorted(self.path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+        for path in found:
+            try:
+                json.loads((path / "trainer_state.json").read_text())
+            except (FileNotFoundError, json.JSONDecodeError):
+                continue
+            return path
+        return None
+
+    @property
+    def model(self) -> Path | None:
+        """The `model/` of a finished run; None until it is there."""
+        return self.path / "model" if (self.path / "model" / "config.json").is_file() else None
+
+    @property
+    def step_prompt(self) -> str | None:
+        """The system prompt of the steps that the run was trained on; None if it was trained on whole problems."""
+        return self.facts["system_prompt"] if self.recipe.row_kind == "steps" else None
+
+
+def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    """Prepare the run folder: a new one, or that of the run to resume, cut back to its last checkpoint.
+
+    Raises:
+        UserError: the folder is not empty and neither flag is given; it is not a run of srl; the recipe to
+            resume differs from the one that was started.
+    """
+    run = RunFolder(recipe.output_dir)
+    if resume and (run.path / "config.toml").is_file():
+        _refuse_another_recipe(run, recipe)
+        if run.model:
+            raise UserError(f"{run.path}: this run has finished; nothing to resume")
+        checkpoint = run.last_checkpoint
+        run.truncate_metrics(step=int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        return run
+    check_output_folder(run.path, overwrite=overwrite, marker="run.json", remedies="--resume it, or --overwrite it")
+    shutil.rmtree(run.path, ignore_errors=True)
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_text(run.path / "config.toml", recipe_toml(recipe))
+    return run
+
+
+def _refuse_another_recipe(run: RunFolder, recipe: Recipe) -> None:
+    before, now = run.recipe.model_dump(), recipe.model_dump()
+    differing = [key for key in now if now[key] != before[key]]
+    if differing:
+        raise UserError(
+            f"{run.path}: cannot resume with another recipe; differs in {', '.join(differing)} from config.toml"
+        )
+
+
+class HeldOut(NamedTuple):
+    """What training changed on held-out problems."""
+
+    best_step: int
+    """Of the model that is kept."""
+    means: dict[str, tuple[float, float]]
+    """What is measured (a value of `HELD_OUT`) -> before training, and of the model that is kept."""
+
+
+def held_out(metrics: Sequence[dict[str, Any]]) -> HeldOut | None:
+    """What metrics.jsonl says of the held-out problems; None if there were none."""
+    evaluations = [line for line in metrics if line.get("eval_reward") is not None]
+    if evaluations:
+        best = max(evaluations, key=lambda line: line["eval_reward"])
+    elif evaluations := [line for line in metrics if line.get("eval_loss") is not None]:
+        best = min(evaluations, key=lambda line: line["eval_loss"])
+    else:
+        return None
+    before = evaluations[0]
+    both = [name for name in HELD_OUT if before.get(name) is not None and best.get(name) is not None]
+    shown = [name for name in both if name != "eval_loss" or "eval_reward" not in both]  # GRPO's loss says nothing
+    return HeldOut(best["step"], {HELD_OUT[name]: (before[name], best[name]) for name in shown})
+
+
+def resolve_model(name_or_path: str) -> str:
+    """The model to load for a Hub id, a model folder, a run folder (then its `model/`), or the name of srl's own.
+
+    Raises:
+        UserError: a run folder whose run has not finished; a path that does not exist.
+    """
+    own = resources.files("srl") / "builtin" / "models" / name_or_path
+    path = Path(name_or_path)
+    if own.is_dir() and not path.exists():
+        return str(own)
+    run = RunFolder(path)
+    if run.exists:
+        if (model := run.model) is None:
+            raise UserError(
+                f"{path}: this run has no model/ yet; finish it first: srl train {path}/config.toml --resume"
+            )
+        return str(model)
+    if not path.exists() and (path.is_absolute() or name_or_path.count("/") != 1 or name_or_path.startswith(".")):
+        raise UserError(f"{name_or_path}: expected a Hub id, a model folder or a run folder; no such folder")
+    return name_or_path

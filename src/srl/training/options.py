@@ -1,0 +1,88 @@
+"""A recipe as options of TRL's `SFTConfig`, or of `SRLConfig`, which extends TRL's `GRPOConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from trl import SFTConfig
+
+from srl.errors import UserError
+from srl.runs.recipe import Recipe, Reward, suggest
+from srl.training.trainer import SRLConfig
+
+
+def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool) -> dict[str, Any]:
+    """The recipe as keyword arguments of `SFTConfig` or `SRLConfig`.
+
+    Raises:
+        UserError: a batch that the processes cannot share out evenly; an unknown or doubly set TRL option.
+    """
+    if recipe.stage != "srl" and recipe.reward != Reward():
+        raise UserError(f"[reward] is for the stage srl, and the stage is {recipe.stage}; take the table out")
+    rollout, validation = recipe.rollout, recipe.validation
+    batch_rows = (
+        recipe.sft.rows_per_step if recipe.stage == "sft" else rollout.prompts_per_step * rollout.num_generations
+    )
+    rows_per_pass = recipe.optim.per_device_train_batch_size * num_processes
+    if batch_rows % rows_per_pass:
+        raise UserError(
+            f"a batch of {batch_rows} rows cannot be shared by {num_processes} process(es) in passes of "
+            f"{recipe.optim.per_device_train_batch_size}: it must be a multiple of {rows_per_pass}"
+        )
+    options = recipe.optim.model_dump(exclude={"max_num_tokens"}) | {
+        "output_dir": str(recipe.output_dir),
+        "seed": recipe.seed,
+        "gradient_accumulation_steps": batch_rows // rows_per_pass,
+        "use_cpu": not torch.accelerator.is_available(),  # without it several CPU processes run apart
+        "bf16": torch.cuda.is_available(),
+        "gradient_checkpointing": torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "steps" if recipe.save_steps else "no",
+        "save_steps": recipe.save_steps or 1,
+        "save_total_limit": recipe.checkpoints.save_total_limit,
+    }
+    if has_validation:
+        options |= {
+            "eval_strategy": "steps",
+            "eval_steps": validation.eval_steps,
+            "eval_on_start": True,
+            "per_device_eval_batch_size": validation.per_device_eval_batch_size,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss" if recipe.stage == "sft" else "eval_reward",
+            "greater_is_better": recipe.stage != "sft",
+        }
+    if recipe.stage == "sft":
+        options |= {"max_length": None}  # prompts are checked, not cut
+    else:
+        options |= rollout.model_dump(exclude={"prompts_per_step"})
+        options |= {"num_generations_eval": validation.num_generations}
+        options |= {"expert_logprob_gain": recipe.reward.expert_logprob_weight > 0}
+        if recipe.reward.format_term == "separate":
+            options |= {"multi_objective_aggregation": "normalize_then_sum"}
+    return options | _further_options(recipe, options)
+
+
+def _further_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
+    config = SFTConfig if recipe.stage == "sft" else SRLConfig
+    known = [field.name for field in dataclasses.fields(config)]
+    ours = {
+        *recipe.optim.model_dump(),
+        *recipe.rollout.model_dump(),
+        "output_dir",
+        "seed",
+        "eval_steps",
+        "save_steps",
+        "expert_logprob_gain",
+        "multi_objective_aggregation",
+    }
+    for name in recipe.trl:
+        if name not in known:
+            raise UserError(f"[trl] unknown option `{name}` of {config.__name__}{suggest(name, known)}")
+        if name in ours & set(options):
+            raise UserError(f"[trl] `{name}` has its own place in the recipe; set it there")
+    return recipe.trl
