@@ -69,14 +69,21 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
             run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows), date=today.isoformat())
         checkpoint = run.last_checkpoint
 
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+    model = _load_model(recipe, model_path, chat)
     if checkpoint:
         options |= {"eval_on_start": False}
     trainer = build_trainer(recipe, options, model, chat, train_rows, eval_rows)
     if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
         trainer._total_train_tokens = int(run.metrics[-1].get("num_tokens", 0))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return save_model(recipe, trainer, model_path, processes)
+    return save_model(recipe, trainer, model_path, chat, processes)
+
+
+def _load_model(recipe: Recipe, path: str, chat: Chat) -> Any:
+    """The model, which from here on also stops where its chat template ends a turn."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, recipe.model.dtype))
+    model.generation_config.eos_token_id = list(chat.end_ids)
+    return model
 
 
 def build_trainer(
@@ -122,7 +129,7 @@ def _lora(recipe: Recipe) -> LoraConfig:
     )
 
 
-def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: PartialState) -> Path:
+def save_model(recipe: Recipe, trainer: Trainer, model_path: str, chat: Chat, processes: PartialState) -> Path:
     """Write `model/` whole or not at all. LoRA is merged, so that a later stage starts from what was trained."""
     folder = recipe.output_dir
     written = folder / ".model"
@@ -132,7 +139,7 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
         if recipe.model.use_peft:
             shutil.rmtree(folder / "adapter", ignore_errors=True)
             written.rename(folder / "adapter")
-            base = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+            base = _load_model(recipe, model_path, chat)
             PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(written)
             trainer.processing_class.save_pretrained(written)
         write_model_card(recipe, written, trainer.state.global_step)

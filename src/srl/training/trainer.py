@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather, gather_object
+from transformers import GenerationConfig
 
 from srl.chat.tokenizer import Chat, read_chat
 from srl.errors import UserError
@@ -142,10 +143,22 @@ class SRLTrainer(SharedPrefixTrainer):
 
     def _sampled(self, prompts: list[Any]) -> tuple[Any, ...]:
         """A completion per prompt, sampled by TRL and read by `chat`."""
-        prompt_ids, completion_ids, tool_mask, messages, *others = super()._generate(prompts)
+        with self._raw_policy():
+            prompt_ids, completion_ids, tool_mask, messages, *others = super()._generate(prompts)
         if self.chat:
             messages = [[{"role": "assistant", "content": self.chat.text(ids)}] for ids in completion_ids]
         return prompt_ids, completion_ids, tool_mask, messages, *others
+
+    @contextmanager
+    def _raw_policy(self) -> Iterator[None]:
+        """Meanwhile, the model recommends no way of sampling: `generate` takes from there what TRL leaves unset."""
+        model = self.accelerator.unwrap_model(self.model)
+        model = model.get_base_model() if hasattr(model, "peft_config") else model
+        recommended, model.generation_config = model.generation_config, GenerationConfig()
+        try:
+            yield
+        finally:
+            model.generation_config = recommended
 
     # --- dynamic sampling ---------------------------------------------------------------------------
 
