@@ -108,8 +108,6 @@ def test_a_closed_thought_is_opened_by_the_templates_own_switch_or_refused():
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
 SHORTENED = "(m['content'].replace('/think', '') if m['role'] == 'system' else m['content'])"
 REWRITES = CHATML.replace("m['content']", SHORTENED)
-    "m['content']", "(m['content'].replace('/think', '') if m['role'] == 'system' else m['content'])"
-)
 
 
 @pytest.mark.parametrize("template", [NO_SYSTEM + CHATML, REWRITES])
