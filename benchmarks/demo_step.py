@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from srl.chat.tokenizer import load_tokenizer
+from srl.chat.tokenizer import load_chat
 from srl.runs.folder import resolve_model
 from srl.runs.recipe import read_recipe
 from srl.study.data import write_data
@@ -63,13 +63,13 @@ def measure(data: Path, rollout: dict, batches: int) -> dict[str, float]:
         }
     )
     path = resolve_model("tiny-base")
-    tokenizer = load_tokenizer(path)
+    chat = load_chat(path)
     trainer = build_trainer(
         recipe,
         trainer_options(recipe, 1, has_validation=False) | {"save_strategy": "no"},
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
-        tokenizer,
-        load_rows(recipe, "train", tokenizer),
+        chat,
+        load_rows(recipe, "train", chat),
         None,
     )
     gradients = Gradients()

@@ -211,7 +211,7 @@ def test_checking_counts_the_same_and_writes_nothing(tmp_path):
 
 
 def test_parquet_holds_the_same_rows_and_trains(tmp_path, tiny_model):
-    from srl.chat.tokenizer import load_tokenizer
+    from srl.chat.tokenizer import load_chat
     from srl.runs.recipe import Data, Model, Recipe
     from srl.training.rows import load_rows
 
@@ -221,8 +221,8 @@ def test_parquet_holds_the_same_rows_and_trains(tmp_path, tiny_model):
         data = tmp_path / f"out-{parquet}"
         prepare(Source(tmp_path / "s.jsonl"), data, StepOptions(parquet=parquet))
         recipe = Recipe(stage="srl", output_dir=data, model=Model(model_name_or_path="x"), data=Data(path=data))
-        tokenizer = load_tokenizer(str(tiny_model))
-        tables[parquet] = [load_rows(recipe, split, tokenizer).to_list() for split in ("train", "validation")]
+        chat = load_chat(str(tiny_model))
+        tables[parquet] = [load_rows(recipe, split, chat).to_list() for split in ("train", "validation")]
     assert tables[True] == tables[False]
     assert sum(map(len, tables[True])) == 600
 

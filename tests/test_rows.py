@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from srl.chat.tokenizer import load_tokenizer
+from srl.chat.tokenizer import load_chat, read_chat
 from srl.errors import UserError
 from srl.runs.recipe import Data, Model, Recipe, Sft
 from srl.training.rows import load_rows
@@ -34,91 +34,87 @@ def step(index, **changed):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_model):
-    return load_tokenizer(str(tiny_model))
+def chat(tiny_model):
+    return load_chat(str(tiny_model))
 
 
-def test_a_column_may_be_empty_for_a_long_time(tmp_path, tokenizer):
+def test_a_column_may_be_empty_for_a_long_time(tmp_path, chat):
     """Types guessed from the first 10 MB would refuse the last row."""
     long = [{"role": "user", "content": "x" * 1_000_000}]
     with (tmp_path / "train.steps.jsonl").open("w") as out:
         out.writelines(step(index, prompt=long) for index in range(1, 13))
         out.write(step(13, next_title="1. **Title**", thought="hm"))
-    rows = load_rows(recipe(tmp_path, max_prompt_length=10**7), "train", tokenizer)
+    rows = load_rows(recipe(tmp_path, max_prompt_length=10**7), "train", chat)
     assert rows[12]["next_title"] == "1. **Title**"
     assert rows[0]["thought"] is None
 
 
-def test_sft_rows_carry_thoughts_where_there_are_some(tmp_path, tokenizer):
+def test_sft_rows_carry_thoughts_where_there_are_some(tmp_path, chat):
     (tmp_path / "train.steps.jsonl").write_text(step(1) + step(2, thought="hm"))
-    rows = load_rows(recipe(tmp_path, stage="sft"), "train", tokenizer)
-    assert rows.column_names == ["prompt", "completion"]
-    assert [row["completion"][0]["content"] for row in rows] == ["this", "<think>hm</think>\nthis"]
+    rows = load_rows(recipe(tmp_path, stage="sft"), "train", chat)
+    assert rows.column_names == ["prompt", "input_ids", "completion_mask"]
+    learned = [
+        [token for token, mask in zip(row["input_ids"], row["completion_mask"], strict=True) if mask] for row in rows
+    ]
+    assert [ids[-1] for ids in learned] == [chat.end_ids[0]] * 2
+    assert list(map(chat.text, learned)) == ["this", "<think>hm</think>\nthis"]
+    (prompt_ids,) = chat.prompt_ids([[{"role": "user", "content": "What?"}]])
+    assert all(row["input_ids"][: len(prompt_ids)] == prompt_ids for row in rows)
 
 
-def test_problems_without_a_known_answer_are_left_out_of_rlvr(tmp_path, tokenizer, capsys):
+def test_problems_without_a_known_answer_are_left_out_of_rlvr(tmp_path, chat, capsys):
     prompt = [{"role": "user", "content": "What?"}]
     rows = [
         {"trajectory_id": str(i), "prompt": prompt, "answer": a, "solution": "s"} for i, a in enumerate(["1", None])
     ]
     (tmp_path / "train.problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert load_rows(recipe(tmp_path, stage="rlvr"), "train", tokenizer)["answer"] == ["1"]
+    assert load_rows(recipe(tmp_path, stage="rlvr"), "train", chat)["answer"] == ["1"]
     assert "1 of 2 problems have no known answer" in capsys.readouterr().out
     (tmp_path / "train.problems.jsonl").write_text(json.dumps(rows[1]) + "\n")
     with pytest.raises(UserError, match="none of 1 problems has a known answer"):
-        load_rows(recipe(tmp_path, stage="rlvr"), "train", tokenizer)
+        load_rows(recipe(tmp_path, stage="rlvr"), "train", chat)
 
 
-def test_long_prompts_are_an_error_or_counted(tmp_path, tokenizer, capsys):
+def test_long_prompts_are_an_error_or_counted(tmp_path, chat, capsys):
     long = [{"role": "user", "content": "x" * 500}]
     (tmp_path / "train.steps.jsonl").write_text(step(1) + step(2, prompt=long))
     with pytest.raises(UserError, match=r"train\.steps\.jsonl:2: a prompt of 5\d\d tokens, the limit is 100 \(1 of 2"):
-        load_rows(recipe(tmp_path, max_prompt_length=100), "train", tokenizer)
-    rows = load_rows(recipe(tmp_path, max_prompt_length=100, drop_long_prompts=True), "train", tokenizer)
+        load_rows(recipe(tmp_path, max_prompt_length=100), "train", chat)
+    rows = load_rows(recipe(tmp_path, max_prompt_length=100, drop_long_prompts=True), "train", chat)
     assert rows["step_index"] == [1]
     assert "1 of 2 prompts are longer than 100 tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["not json\n", '{"foo": 1}\n'])
-def test_other_rows_are_refused_in_one_line(tmp_path, tokenizer, text):
+def test_other_rows_are_refused_in_one_line(tmp_path, chat, text):
     (tmp_path / "train.steps.jsonl").write_text(text)
     with pytest.raises(UserError, match="expected rows as `srl steps` writes them") as error:
-        load_rows(recipe(tmp_path), "train", tokenizer)
+        load_rows(recipe(tmp_path), "train", chat)
     assert "\n" not in str(error.value)
 
 
-def test_an_empty_validation_part_is_none(tmp_path, tokenizer):
+def test_an_empty_validation_part_is_none(tmp_path, chat):
     (tmp_path / "validation.steps.jsonl").write_text("")
-    assert load_rows(recipe(tmp_path), "validation", tokenizer) is None
+    assert load_rows(recipe(tmp_path), "validation", chat) is None
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path):
     for name in ("nobody/nothing", str(tmp_path)):
         with pytest.raises(UserError, match="no tokenizer could be loaded") as error:
-            load_tokenizer(name)
+            load_chat(name)
         assert "\n" not in str(error.value)
 
 
-def test_a_template_that_opens_the_thought_is_refused(tiny_model, tmp_path):
-    import shutil
-
-    shutil.copytree(tiny_model, tmp_path / "m")
-    template = tmp_path / "m/chat_template.jinja"
-    template.write_text(template.read_text().replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
-    with pytest.raises(UserError, match="opens <think> itself"):
-        load_tokenizer(str(tmp_path / "m"))
-
-
-def test_a_template_that_breaks_prefixes_is_named(tmp_path, tokenizer, capsys):
+def test_a_template_that_breaks_prefixes_is_named(tmp_path, chat, capsys):
     texts = ["Question: 1 + 1\n\n", "Question: 1 + 1\n\n1. Add\n\n", "Question: 2\n\n", "another text"]
     prompts = [[{"role": "user", "content": text}] for text in texts]
     (tmp_path / "train.steps.jsonl").write_text("".join(step(i, prompt=prompt) for i, prompt in enumerate(prompts)))
-    load_rows(recipe(tmp_path), "train", tokenizer)
+    load_rows(recipe(tmp_path), "train", chat)
     assert "tokens do not" not in capsys.readouterr().out
-    counting = copy.deepcopy(tokenizer)
+    counting = copy.deepcopy(chat.tokenizer)
     # What varies stands before the text.
-    counting.chat_template = "{{ messages[-1].content | length }} " + tokenizer.chat_template
-    load_rows(recipe(tmp_path), "train", counting)
+    counting.chat_template = "{{ messages[-1].content | length }} " + chat.tokenizer.chat_template
+    load_rows(recipe(tmp_path), "train", read_chat(counting, "counting"))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "tokens do not" in line]
     assert "in 1 of 1 cases" in line  # the others' texts do not go on
     assert "trajectory t, steps 0 and 1: token 1 of" in line

@@ -265,9 +265,9 @@ def test_the_gain_of_a_thought_is_the_models_own(tiny_model, tmp_path):
             logits = model(torch.tensor([head_ids + action_ids])).logits[0, len(head_ids) - 1 : -1]
         return (logits / 0.7).log_softmax(-1)[range(len(action_ids)), action_ids].mean().item()
 
-    gains = expert_logprob_gains(trainer, given, prompts, completions)
+    gains = expert_logprob_gains(trainer, trainer.chat, given, prompts, completions)
     model.eval()  # each row by itself
-    assert expert_logprob_gains(trainer, given, prompts, completions) == pytest.approx(gains, abs=1e-5)
+    assert expert_logprob_gains(trainer, trainer.chat, given, prompts, completions) == pytest.approx(gains, abs=1e-5)
     direct = [
         logprob(prompt, thought, action) - logprob(prompt, "", action)
         for prompt, thought, action in zip(prompts, thoughts, expert, strict=True)

@@ -1,34 +1,233 @@
-"""How a conversation becomes tokens: the tokenizer of a model, and its chat template."""
+"""How a conversation becomes tokens, and the tokens of a completion text: one home for training and evaluation.
+
+Chat templates differ in ways that break SRL silently: one opens `<think>` for the model, one closes it, one rewrites
+the system text, one ends a turn with another token than the tokenizer's end of sequence. `read_chat` renders a probe
+once, finds out what the template does, and returns a `Chat` that does the right thing, or refuses by name.
+
+A template only ever renders prompts here. A completion is the text that follows the prompt, so the target of SFT is
+that text in tokens and the end of the turn, whatever the template would make of an assistant's message.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from itertools import product
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from srl.chat.prompts import STEP_SYSTEM_PROMPT
 from srl.errors import UserError
 
+OPEN_THOUGHT = "<think>"
 
-def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model; refuses one that cannot render our conversations."""
+SWITCHES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": True}, {"thinking": True})
+"""Arguments that public templates know, in the order in which they are tried."""
+
+PROBLEM = "How much is 2 + 2? <think>"
+ANSWER, THOUGHT = "It is four, an even number.", "Two and two make four."
+
+_CHANNEL = re.compile(r"<\|channel\|?>")
+_DATE = re.compile(r"strftime_now\(\s*(?:\"(.*?)\"|'(.*?)')\s*\)")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What the tokenizer and the chat template of one model do with conversations."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    """The chat template, with the date filled in where it prints one."""
+    template_kwargs: Mapping[str, Any]
+    system_in_user_turn: bool
+    """The template takes no system turn, or changes its text: the text goes to the head of the user turn."""
+    template_opens_thought: bool
+    """The prompt ends in an opened `<think>`."""
+    open_thought: bool
+    """srl adds `<think>` to the prompt."""
+    end_ids: tuple[int, ...]
+    """The tokens that end a turn; the first is the one that the template writes."""
+    _open_ids: tuple[int, ...] = field(repr=False, default=())
+
+    @property
+    def opening(self) -> str:
+        """What the prompt has already written of every completion: `<think>` or nothing."""
+        return OPEN_THOUGHT if self.template_opens_thought or self.open_thought else ""
+
+    def prompt_ids(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """The tokens of each prompt, up to where the completion begins."""
+        rendered = self.tokenizer.apply_chat_template(
+            [self._turns(prompt) for prompt in prompts],
+            chat_template=self.template,
+            add_generation_prompt=True,
+            return_dict=True,
+            **self.template_kwargs,
+        )["input_ids"]
+        return [[*ids, *self._open_ids] for ids in rendered]
+
+    def prompt_text(self, prompt: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt as the model reads it."""
+        text = self.tokenizer.apply_chat_template(
+            self._turns(prompt),
+            chat_template=self.template,
+            add_generation_prompt=True,
+            tokenize=False,
+            **self.template_kwargs,
+        )
+        return text + OPEN_THOUGHT * self.open_thought
+
+    def encode(self, completion: str) -> list[int]:
+        """The tokens of (the beginning of) a completion, without what the prompt has already written of it.
+
+        Where the prompt has opened a thought, a completion without one closes it first.
+        """
+        if not completion.startswith(self.opening):
+            completion = f"{self.opening}\n</think>\n\n{completion}"
+        return self.tokenizer.encode(completion.removeprefix(self.opening), add_special_tokens=False)
+
+    def target_ids(self, completion: str) -> list[int]:
+        """The tokens of a whole completion and the end of the turn: what SFT learns."""
+        return [*self.encode(completion), self.end_ids[0]]
+
+    def text(self, completion_ids: Sequence[int]) -> str:
+        """A sampled completion as text, up to the end of the turn and with what the prompt had already written of it.
+
+        Special tokens stay: `<think>` is one in some vocabularies, and any other is no part of a good action.
+        """
+        end = next((i for i, token in enumerate(completion_ids) if token in self.end_ids), len(completion_ids))
+        written = self.tokenizer.decode(
+            completion_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return self.opening + written
+
+    def _turns(self, prompt: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        turns = [dict(turn) for turn in prompt]
+        if self.system_in_user_turn and turns[0]["role"] == "system":
+            system = turns.pop(0)["content"]
+            turns[0]["content"] = f"{system}\n\n{turns[0]['content']}"
+        return turns
+
+
+def load_chat(model_path: str, **options: Any) -> Chat:
+    """The `Chat` of a model folder or Hub id; options as for `read_chat`.
+
+    Raises:
+        UserError: no tokenizer there, or none that can render our conversations.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path)
+        tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     except (OSError, ValueError) as error:  # not on the Hub, no network, no tokenizer in the folder
         raise UserError(f"{model_path}: no tokenizer could be loaded: {str(error).strip().splitlines()[0]}") from None
+    try:
+        stops = GenerationConfig.from_pretrained(model_path).eos_token_id
+    except OSError:
+        stops = None  # a model without generation_config.json
+    return read_chat(tokenizer, model_path, stop_ids=as_list(stops), **options)
+
+
+def as_list(ids: int | Iterable[int] | None) -> list[int]:
+    """Token ids as configurations write them: one, several or none."""
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+
+
+def read_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    *,
+    stop_ids: Iterable[int] = (),
+    template_kwargs: Mapping[str, Any] | None = None,
+    open_thought: bool = False,
+    today: date | None = None,
+) -> Chat:
+    """Find out what a tokenizer's chat template does with our prompts.
+
+    `stop_ids` are further tokens at which the model stops, `template_kwargs` what the user wants the template to be
+    given (else its own switches are tried), `today` the date for templates that print one. A tokenizer without a
+    pad token pads with the end of the turn from here on.
+
+    Raises:
+        UserError: `name` has no chat template, or one with which SRL's format cannot be right, and why.
+    """
     if tokenizer.chat_template is None:
-        raise UserError(f"{model_path}: its tokenizer has no chat template; use an instruction-tuned model or add one")
-    opening = tokenizer.apply_chat_template(
-        [{"role": "user", "content": ""}], add_generation_prompt=True, tokenize=False
-    )
-    if opening.rstrip().endswith("<think>"):
+        raise UserError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model or add one")
+    template = with_date(tokenizer.get_chat_template(), today or date.today())
+    problems: list[str] = []
+    switches = SWITCHES if not template_kwargs else (dict(template_kwargs),)
+    for kwargs, in_user_turn in product(switches, (False, True)):
+        chat = Chat(tokenizer, template, kwargs, in_user_turn, False, False, ())
+        problem, opens = _probe(chat)
+        if problem is None:
+            break
+        problems.append(problem)
+    else:
         raise UserError(
-            f"{model_path}: its chat template opens <think> itself, so every completion would lack the tag; "
-            "use a template that ends with the assistant's turn"
+            f"{name}: its chat template {problems[0]}; use another template, or set chat.template_kwargs "
+            "to what makes it leave the thought to the model"
         )
-    return tokenizer
+    turn_end = _turn_end(chat)
+    ends = dict.fromkeys(end for end in (turn_end, tokenizer.eos_token_id, *stop_ids) if end is not None)
+    if not ends:
+        raise UserError(f"{name}: neither its chat template nor its tokenizer has a token that ends a turn")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(next(iter(ends)))
+    adds = open_thought and not opens
+    open_ids = tokenizer.encode(OPEN_THOUGHT, add_special_tokens=False) if adds else []
+    return Chat(tokenizer, template, kwargs, in_user_turn, opens, adds, tuple(ends), tuple(open_ids))
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any]) -> list[list[int]]:
-    """The tokens of each prompt, up to where the completion begins."""
-    return tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)["input_ids"]
+def with_date(template: str, today: date) -> str:
+    """The template with `today` in place of the date that it would ask the clock for."""
+    return _DATE.sub(lambda call: repr(today.strftime(call[1] or call[2])), template)
+
+
+def _probe(chat: Chat) -> tuple[str | None, bool]:
+    """What in the rendered probe makes SRL's format impossible (None: nothing), and whether it opens a thought."""
+    prompt = [{"role": "system", "content": STEP_SYSTEM_PROMPT}, {"role": "user", "content": PROBLEM}]
+    try:
+        text = chat.prompt_text(prompt)
+    except (TemplateError, TypeError, ValueError) as error:
+        return f"cannot render a system and a user turn ({' '.join(str(error).split())[:80]})", False
+    for what, wanted in (("system", STEP_SYSTEM_PROMPT), ("user", PROBLEM)):
+        if wanted not in text:
+            return f"changes the text of the {what} turn", False
+    tail = text.rpartition(PROBLEM)[2]
+    if "</think>" in tail:
+        return "ends the prompt with a closed thought", False
+    if channel := _own_channel(chat, prompt):
+        return f"keeps thoughts in a channel of its own ({channel!r}) instead of <think>", False
+    return None, OPEN_THOUGHT in tail
+
+
+def _own_channel(chat: Chat, prompt: list[dict[str, Any]]) -> str | None:
+    """The marker before an assistant's thought, if the template has one that is not `<think>`."""
+    if marker := _CHANNEL.search(chat.template):
+        return marker[0]
+    answer = {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT, "thinking": THOUGHT}
+    text = _rendered(chat, [*prompt, answer])
+    if text is None or THOUGHT not in text:
+        return None
+    before = text.partition(THOUGHT)[0].rpartition(PROBLEM)[2]
+    return None if OPEN_THOUGHT in before else before.strip()[-40:]
+
+
+def _turn_end(chat: Chat) -> int | None:
+    """The token that the template writes after an assistant's message; None if it is no token of its own."""
+    text = _rendered(chat, [{"role": "user", "content": PROBLEM}, {"role": "assistant", "content": ANSWER}])
+    after = (text or "").rpartition(ANSWER)[2].lstrip()
+    added = chat.tokenizer.added_tokens_decoder
+    ending = [index for index, token in added.items() if token.content and after.startswith(token.content)]
+    return max(ending, key=lambda index: len(added[index].content), default=None)
+
+
+def _rendered(chat: Chat, turns: list[dict[str, Any]]) -> str | None:
+    """A conversation that ends with an assistant's message; None where the template takes none."""
+    try:
+        return chat.tokenizer.apply_chat_template(
+            chat._turns(turns), chat_template=chat.template, tokenize=False, **chat.template_kwargs
+        )
+    except (TemplateError, TypeError, ValueError):
+        return None

@@ -234,9 +234,9 @@ def whole_problem(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PRO
 
 
 def _token_counter(model: str) -> Callable[[str], int]:
-    from srl.chat.tokenizer import load_tokenizer
+    from srl.chat.tokenizer import load_chat
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_chat(model).tokenizer
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 

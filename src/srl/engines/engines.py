@@ -6,11 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from srl.engines.protocols import Reply
 from srl.errors import UserError
 from srl.records import Message
+
+if TYPE_CHECKING:
+    from srl.chat.tokenizer import Chat
 
 EngineName = Literal["auto", "transformers", "vllm"]
 
@@ -36,13 +39,13 @@ def engine_name(wanted: EngineName) -> str:
     return "vllm" if find_spec("vllm") and torch.cuda.is_available() else "transformers"
 
 
-def load_engine(name: str, path: str, max_tokens: int) -> BatchEngine:
-    """The engine of that name with the model at `path`."""
-    if name == "vllm":
-        return VllmEngine(path, max_tokens)
+def load_engine(name: str, path: str, max_tokens: int, **chat_options: Any) -> BatchEngine:
+    """The engine of that name with the model at `path`; `chat_options` as for `srl.chat.tokenizer.read_chat`."""
+    from srl.chat.tokenizer import load_chat
     from srl.engines.transformers import TransformersEngine
 
-    return TransformersEngine(path, max_tokens)
+    engine = VllmEngine if name == "vllm" else TransformersEngine
+    return engine(path, max_tokens, load_chat(path, **chat_options))
 
 
 class VllmEngine:
@@ -50,21 +53,30 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, path: str, max_tokens: int) -> None:
+    def __init__(self, path: str, max_tokens: int, chat: Chat) -> None:
         from vllm import LLM
 
         # Its default is the model's own generation_config, which may narrow what it samples from.
         self.model: Any = LLM(path, generation_config="vllm")
+        self.chat = chat
         self.max_tokens = max_tokens
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
         """One completion per prompt."""
         from vllm import SamplingParams
 
-        sampling = [SamplingParams(temperature=temperature, max_tokens=self.max_tokens, seed=seed) for seed in seeds]
-        outputs = self.model.chat([list(prompt) for prompt in prompts], sampling, use_tqdm=False)
+        common = {"temperature": temperature, "max_tokens": self.max_tokens, "stop_token_ids": [*self.chat.end_ids]}
+        ids = self.chat.prompt_ids([list(prompt) for prompt in prompts])
+        outputs = self.model.generate(
+            [{"prompt_token_ids": prompt_ids} for prompt_ids in ids],
+            [SamplingParams(**common, seed=seed, detokenize=False) for seed in seeds],
+            use_tqdm=False,
+        )
         completions = [output.outputs[0] for output in outputs]
-        return [Reply(c.text, len(c.token_ids), truncated=c.finish_reason == "length") for c in completions]
+        return [
+            Reply(self.chat.text(c.token_ids), len(c.token_ids), truncated=c.finish_reason == "length")
+            for c in completions
+        ]
 
 
 def weights_digest(path: str) -> str | None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig
 
-from srl.chat.tokenizer import load_tokenizer, prompt_ids
+from srl.chat.tokenizer import Chat, load_chat
 from srl.engines.protocols import Reply
 from srl.errors import UserError
 from srl.records import Message
@@ -27,9 +27,9 @@ class TransformersEngine:
 
     name = "transformers"
 
-    def __init__(self, path: str, max_tokens: int) -> None:
+    def __init__(self, path: str, max_tokens: int, chat: Chat | None = None) -> None:
         transformers.utils.logging.disable_progress_bar()
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(path)
+        self.chat = chat or load_chat(path)
         self.max_tokens = max_tokens
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -38,50 +38,37 @@ class TransformersEngine:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: no model could be loaded: {str(error).strip().splitlines()[0]}") from None
         self.model.eval()
+        # What a model recommends (top_p, min_p, beams, penalties, …) would be added to what is asked for here.
+        self.model.generation_config = GenerationConfig()
         self.shares_keys = not (why_no_sampling(self.model) or problem_with_sampling(self.model, dtype))
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
         """One completion per prompt; the same batch with the same seeds is completed the same way."""
-        ends = self._end_tokens()
-        asked = [list(prompt) for prompt in prompts]
+        ids = self.chat.prompt_ids([list(prompt) for prompt in prompts])
         # Every prompt of its own is a small product per layer and token: few of them, or many samples of each.
         few_prompts = 2 * len(set(map(str, prompts))) <= max(2, len(prompts))
         if few_prompts and self.shares_keys:
-            ids = prompt_ids(self.tokenizer, asked)
-            options = SamplingOptions(self.max_tokens, temperature, eos_token_ids=tuple(ends))
+            options = SamplingOptions(self.max_tokens, temperature, eos_token_ids=self.chat.end_ids)
             completions, _ = sample_completions(self.model, ids, options, seed=seeds)
-            return [self._reply(completion, ends) for completion in completions]
-        batch = self.tokenizer.apply_chat_template(
-            asked,
-            add_generation_prompt=True,
-            padding=True,
-            tokenizer_kwargs={"padding_side": "left"},
-            return_dict=True,
-            return_tensors="pt",
-        ).to(self.model.device)
+            return [self._reply(completion) for completion in completions]
+        batch = self.chat.tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
+        batch = batch.to(self.model.device)
         torch.manual_seed(seeds[0])  # one generator serves the batch; which samples are in it never changes
-        completions_BT = self.model.generate(**batch, generation_config=self._generation_config(temperature, ends))
+        completions_BT = self.model.generate(**batch, generation_config=self._generation_config(temperature))
         completions_BT = completions_BT[:, batch["input_ids"].shape[1] :]
-        return [self._reply(row.tolist(), ends) for row in completions_BT]
+        return [self._reply(row.tolist()) for row in completions_BT]
 
-    def _generation_config(self, temperature: float, ends: list[int]) -> GenerationConfig:
-        # The raw policy: a model's own generation_config may narrow what it samples from, or punish repetition.
+    def _generation_config(self, temperature: float) -> GenerationConfig:
+        """The raw policy: all that is not set here is neutral, as `self.model.generation_config` is."""
         sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
         return GenerationConfig(
             max_new_tokens=self.max_tokens,
             do_sample=temperature > 0,
-            repetition_penalty=1.0,
-            eos_token_id=ends,
-            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=list(self.chat.end_ids),
+            pad_token_id=self.chat.tokenizer.pad_token_id,
             **sampling,
         )
 
-    def _end_tokens(self) -> list[int]:
-        ends = self.model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
-        return sorted({end for end in (*ends, self.tokenizer.eos_token_id) if end is not None})
-
-    def _reply(self, tokens: list[int], ends: list[int]) -> Reply:
-        length = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
-        text = self.tokenizer.decode(tokens[: length or len(tokens)], skip_special_tokens=True)
-        return Reply(text, length or len(tokens), truncated=length is None)
+    def _reply(self, tokens: list[int]) -> Reply:
+        length = next((place for place, token in enumerate(tokens, 1) if token in self.chat.end_ids), None)
+        return Reply(self.chat.text(tokens), length or len(tokens), truncated=length is None)

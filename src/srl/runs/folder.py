@@ -14,6 +14,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +96,12 @@ class RunFolder:
     def model(self) -> Path | None:
         """The `model/` of a finished run; None until it is there."""
         return self.path / "model" if (self.path / "model" / "config.json").is_file() else None
+
+    @property
+    def date(self) -> date:
+        """The day that the run's prompts carry, where the chat template prints one."""
+        facts = self.facts
+        return date.fromisoformat(facts.get("date") or facts["started"][:10])
 
     @property
     def step_prompt(self) -> str | None:

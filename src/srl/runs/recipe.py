@@ -41,6 +41,19 @@ class Model(_Table):
     lora_target_modules: str = Field("all-linear", description="Modules to adapt, comma-separated.")
 
 
+class ChatOptions(_Table):
+    """How conversations become tokens (docs/models.md)."""
+
+    template_kwargs: dict[str, Option] = Field(
+        default={}, description="Arguments of the chat template, such as enable_thinking; by default srl finds them."
+    )
+    open_thought: bool = Field(
+        False,
+        description="End every prompt with <think>, as reasoning models' templates do. For a model that does not "
+        "write it by itself.",
+    )
+
+
 class Data(_Table):
     """What is trained on."""
 
@@ -151,6 +164,7 @@ class Recipe(_Table):
     output_dir: Path = Field(description="The run folder.")
     seed: int = 42
     model: Model
+    chat: ChatOptions = ChatOptions()
     data: Data
     optim: Optim = Optim()
     rollout: Rollout = Rollout()

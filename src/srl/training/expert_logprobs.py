@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from srl.chat.prompts import completion_text, format_thought, parse_completion
+from srl.chat.tokenizer import Chat
 
 
 def expert_logprob_gains(
-    trainer: GRPOTrainer, rows: list[dict[str, Any]], prompts: list[Any], completions: list[Any]
+    trainer: GRPOTrainer, chat: Chat | None, rows: list[dict[str, Any]], prompts: list[Any], completions: list[Any]
 ) -> list[float]:
     """Per rollout, the expert action's mean log-prob after the thought, minus that after an empty thought.
 
@@ -25,19 +27,20 @@ def expert_logprob_gains(
         for completion, row in zip(completions, rows, strict=True)
     ]
     actions = [row["expert_action"].strip() for row in rows]
-    with_thought = _action_logprobs(trainer, prompts, thoughts, actions)
+    with_thought = _action_logprobs(trainer, chat, prompts, thoughts, actions)
     n_groups = len(prompts[::group_size])
-    without = _action_logprobs(trainer, prompts[::group_size], [""] * n_groups, actions[::group_size])
+    without = _action_logprobs(trainer, chat, prompts[::group_size], [""] * n_groups, actions[::group_size])
     return [logprob - without[i // group_size] for i, logprob in enumerate(with_thought)]
 
 
-def _action_logprobs(trainer: GRPOTrainer, prompts: list[Any], thoughts: list[str], actions: list[str]) -> list[float]:
+def _action_logprobs(
+    trainer: GRPOTrainer, chat: Chat | None, prompts: list[Any], thoughts: list[str], actions: list[str]
+) -> list[float]:
     """Mean log-prob per token that the policy gives each action after its prompt and thought."""
     prompt_ids = trainer._tokenize_prompts(prompts)[0]
-    thought_ids, action_ids = (
-        [trainer._tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        for texts in (map(format_thought, thoughts), actions)
-    )
+    encode = chat.encode if chat else partial(trainer._tokenizer.encode, add_special_tokens=False)
+    thought_ids = [encode(format_thought(thought)) for thought in thoughts]
+    action_ids = [trainer._tokenizer.encode(action, add_special_tokens=False) for action in actions]
     device = trainer.accelerator.device
     rows = [torch.tensor(p + t + a) for p, t, a in zip(prompt_ids, thought_ids, action_ids, strict=True)]
     ids_BT = pad(rows, padding_value=trainer._tokenizer.pad_token_id, padding_side="left").to(device)

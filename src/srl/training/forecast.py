@@ -15,7 +15,7 @@ from rich.table import Table
 from transformers import AutoConfig
 from trl.trainer.utils import RepeatSampler
 
-from srl.chat.tokenizer import load_tokenizer, prompt_ids
+from srl.chat.tokenizer import load_chat
 from srl.errors import UserError
 from srl.runs.folder import resolve_model
 from srl.runs.recipe import Recipe
@@ -34,12 +34,12 @@ def forecast(recipe: Recipe, completion_tokens: int) -> dict[str, Cost]:
     if recipe.stage == "sft":
         raise UserError("srl plan: expected a recipe of the stage srl or rlvr, found sft, which samples nothing")
     path = resolve_model(recipe.model.model_name_or_path)
-    tokenizer = load_tokenizer(path)
-    rows = load_rows(recipe, "train", tokenizer)
+    chat = load_chat(path, **recipe.chat.model_dump())
+    rows = load_rows(recipe, "train", chat)
     if not rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
     asked = [rows[index]["prompt"] for index in _step(recipe, list(rows["trajectory_id"]))]
-    prompts = prompt_ids(tokenizer, asked)
+    prompts = chat.prompt_ids(asked)
     size = ModelSize.of(AutoConfig.from_pretrained(path).get_text_config())
     passes = _passes(prompts, recipe, completion_tokens, size.vocabulary)
     costs = {sharing: [_cost(rows, lengths, sharing, size) for rows, lengths in passes] for sharing in COARSER}

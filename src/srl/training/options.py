@@ -57,7 +57,7 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
             "greater_is_better": recipe.stage != "sft",
         }
     if recipe.stage == "sft":
-        options |= {"max_length": None}  # prompts are checked, not cut
+        options |= {"max_length": None, "completion_only_loss": True}  # prompts are checked, not cut
     else:
         options |= rollout.model_dump(exclude={"prompts_per_step"})
         options |= {"num_generations_eval": validation.num_generations}

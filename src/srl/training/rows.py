@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features
 from datasets.exceptions import DatasetGenerationError
-from transformers import PreTrainedTokenizerBase
 
 from srl.chat.prompts import format_completion
-from srl.chat.tokenizer import prompt_ids
+from srl.chat.tokenizer import Chat
 from srl.data.folder import COLUMNS, rows_file
 from srl.errors import UserError
 from srl.files import arrow_schema
@@ -24,7 +24,7 @@ PREFIX_CHECKED_ROWS = 1000
 """A template that breaks prefixes shows in the first trajectories."""
 
 
-def load_rows(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
+def load_rows(recipe: Recipe, split: str, chat: Chat) -> Dataset | None:
     """The rows of one split in the shape that the stage's trainer takes; None if there is no such split.
 
     Memory-mapped: memory does not grow with their number.
@@ -41,18 +41,24 @@ def load_rows(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) ->
         return None
     if recipe.stage == "rlvr":
         rows = _with_known_answer(rows, path)
-    rows = _within_length(rows, recipe, tokenizer, path)
+    rows = _within_length(rows, recipe, chat, path)
     if recipe.stage == "srl" and split == "train" and recipe.rollout.share_prefix == "trajectory":
-        _say_where_prefixes_break(rows, tokenizer, path)
+        _say_where_prefixes_break(rows, chat, path)
     if recipe.stage == "sft":
-        rows = rows.map(_sft_row, remove_columns=rows.column_names)
+        others = [name for name in rows.column_names if name != "prompt"]
+        rows = rows.map(partial(_sft_row, chat), remove_columns=others)
     limit = recipe.validation.max_rows if split == "validation" else 0
     return rows.select(range(min(limit, len(rows)))) if limit else rows
 
 
-def _sft_row(row: dict[str, Any]) -> dict[str, Any]:
-    target = row["solution"] if "solution" in row else format_completion(row["thought"], row["expert_action"])
-    return {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": target}]}
+def _sft_row(chat: Chat, row: dict[str, Any]) -> dict[str, Any]:
+    """Tokens, and which of them are learned: TRL would render the target with the template, which may change it."""
+    completion = row["solution"] if "solution" in row else format_completion(row["thought"], row["expert_action"])
+    (prompt_ids,), target_ids = chat.prompt_ids([row["prompt"]]), chat.target_ids(completion)
+    return {
+        "input_ids": [*prompt_ids, *target_ids],
+        "completion_mask": [0] * len(prompt_ids) + [1] * len(target_ids),
+    }
 
 
 def _with_known_answer(rows: Dataset, path: Path) -> Dataset:
@@ -64,12 +70,12 @@ def _with_known_answer(rows: Dataset, path: Path) -> Dataset:
     return known
 
 
-def _within_length(rows: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, path: Path) -> Dataset:
+def _within_length(rows: Dataset, recipe: Recipe, chat: Chat, path: Path) -> Dataset:
     """Check every prompt's length: cutting one silently would change the question."""
     limit = recipe.data.max_prompt_length
 
     def lengths(batch: dict[str, list[Any]]) -> dict[str, list[int]]:
-        return {"length": [len(ids) for ids in prompt_ids(tokenizer, batch["prompt"])]}
+        return {"length": [len(ids) for ids in chat.prompt_ids(batch["prompt"])]}
 
     all_lengths = rows.map(lengths, batched=True, remove_columns=rows.column_names)["length"]
     fitting = [index for index, length in enumerate(all_lengths) if length <= limit]
@@ -85,13 +91,13 @@ def _within_length(rows: Dataset, recipe: Recipe, tokenizer: PreTrainedTokenizer
     return rows.select(fitting) if n_long else rows
 
 
-def _say_where_prefixes_break(rows: Dataset, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+def _say_where_prefixes_break(rows: Dataset, chat: Chat, path: Path) -> None:
     """Print where a step's tokens do not go on from those of the step before, although its text does.
 
     Nothing is computed wrongly then, but less of it is shared.
     """
     first = rows.select(range(min(PREFIX_CHECKED_ROWS, len(rows)))).to_list()
-    prompts = prompt_ids(tokenizer, [row["prompt"] for row in first])
+    prompts = chat.prompt_ids([row["prompt"] for row in first])
     pairs = [
         (row, ids, next_row, next_ids)
         for (row, ids), (next_row, next_ids) in pairwise(zip(first, prompts, strict=True))
@@ -104,7 +110,7 @@ def _say_where_prefixes_break(rows: Dataset, tokenizer: PreTrainedTokenizerBase,
             broken.append((shared, row, ids, next_row, next_ids))
     if broken:
         shared, row, ids, next_row, next_ids = broken[0]
-        found, expected = (tokenizer.decode(some[shared : shared + 1]) for some in (next_ids, ids))
+        found, expected = (chat.tokenizer.decode(some[shared : shared + 1]) for some in (next_ids, ids))
         print(
             f"{path}: in {len(broken)} of {len(pairs)} cases a prompt's text goes on where that of the step before "
             f"ends, but its tokens do not, so less is shared; first in trajectory {row['trajectory_id']}, steps "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,12 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import (
     AutoModelForCausalLM,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
 )
 from trl import SFTConfig, SFTTrainer
 
-from srl.chat.tokenizer import load_tokenizer
+from srl.chat.tokenizer import Chat, load_chat
 from srl.errors import UserError
 from srl.rewards import StepReward, answer_correctness, format_penalty
 from srl.runs.folder import RunFolder, open_run, resolve_model
@@ -52,37 +52,45 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     processes = PartialState(cpu=not torch.accelerator.is_available())
 
     model_path = resolve_model(recipe.model.model_name_or_path)
-    tokenizer = load_tokenizer(model_path)
-    train_rows = load_rows(recipe, "train", tokenizer)
-    eval_rows = load_rows(recipe, "validation", tokenizer) if recipe.validation.eval_steps else None
+    run = RunFolder(recipe.output_dir)
+    today = run.date if resume and run.exists else date.today()
+    chat = load_chat(model_path, **recipe.chat.model_dump(), today=today)
+    train_rows = load_rows(recipe, "train", chat)
+    eval_rows = load_rows(recipe, "validation", chat) if recipe.validation.eval_steps else None
     if not train_rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
     if recipe.validation.eval_steps and not eval_rows and processes.is_main_process:
         print(f"{recipe.data.path}: no held-out problems; the model will be the last one, not the best")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
 
-    run = RunFolder(recipe.output_dir)
     with processes.main_process_first():
         if processes.is_main_process:
             run = open_run(recipe, resume=resume, overwrite=overwrite)
-            run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows))
+            run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows), date=today.isoformat())
         checkpoint = run.last_checkpoint
 
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+    model = _load_model(recipe, model_path, chat)
     if checkpoint:
         options |= {"eval_on_start": False}
-    trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows)
+    trainer = build_trainer(recipe, options, model, chat, train_rows, eval_rows)
     if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
         trainer._total_train_tokens = int(run.metrics[-1].get("num_tokens", 0))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return save_model(recipe, trainer, model_path, processes)
+    return save_model(recipe, trainer, model_path, chat, processes)
+
+
+def _load_model(recipe: Recipe, path: str, chat: Chat) -> Any:
+    """The model, which from here on also stops where its chat template ends a turn."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, recipe.model.dtype))
+    model.generation_config.eos_token_id = list(chat.end_ids)
+    return model
 
 
 def build_trainer(
     recipe: Recipe,
     options: dict[str, Any],
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: Chat,
     train_rows: Dataset,
     eval_rows: Dataset | None,
 ) -> Trainer:
@@ -91,23 +99,23 @@ def build_trainer(
         "model": model,
         "train_dataset": train_rows,
         "eval_dataset": eval_rows,
-        "processing_class": tokenizer,
+        "processing_class": chat.tokenizer,
         "peft_config": _lora(recipe) if recipe.model.use_peft else None,
         "callbacks": [RunProgress(RunFolder(recipe.output_dir), recipe.optim.max_num_tokens)],
     }
     if recipe.stage == "sft":
         trainer = SFTTrainer(args=SFTConfig(**options), **common)
     else:
-        trainer = SRLTrainer(args=SRLConfig(**options), reward_funcs=_rewards(recipe, tokenizer), **common)
+        trainer = SRLTrainer(args=SRLConfig(**options), reward_funcs=_rewards(recipe, chat), chat=chat, **common)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _rewards(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+def _rewards(recipe: Recipe, chat: Chat) -> list[Any]:
     """The reward functions of the stages srl and rlvr."""
     if recipe.stage == "rlvr":
         return [answer_correctness]
-    step_reward = StepReward(recipe.reward, tokenize=partial(tokenizer.encode, add_special_tokens=False))
+    step_reward = StepReward(recipe.reward, tokenize=partial(chat.tokenizer.encode, add_special_tokens=False))
     return [step_reward, format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
 
 
@@ -121,7 +129,7 @@ def _lora(recipe: Recipe) -> LoraConfig:
     )
 
 
-def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: PartialState) -> Path:
+def save_model(recipe: Recipe, trainer: Trainer, model_path: str, chat: Chat, processes: PartialState) -> Path:
     """Write `model/` whole or not at all. LoRA is merged, so that a later stage starts from what was trained."""
     folder = recipe.output_dir
     written = folder / ".model"
@@ -131,7 +139,7 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
         if recipe.model.use_peft:
             shutil.rmtree(folder / "adapter", ignore_errors=True)
             written.rename(folder / "adapter")
-            base = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+            base = _load_model(recipe, model_path, chat)
             PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(written)
             trainer.processing_class.save_pretrained(written)
         write_model_card(recipe, written, trainer.state.global_step)

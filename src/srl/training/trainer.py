@@ -9,7 +9,8 @@ Methods of TRL that are overridden here, all but `log` private to TRL. `tests/te
 calls each of them:
 
     _generate_and_score_completions   sample a full batch first
-    _generate                         while replaying: the completions of the chosen groups
+    _tokenize_prompts                 prompts as `chat.tokenizer` renders them
+    _generate                         completions as it reads them; while replaying, those of the chosen groups
     _calculate_rewards                while replaying: their rewards; else our extra columns for reward functions
     log                               speeds; training rollouts go to completions/ once
     _save_checkpoint                  also save where the refills are
@@ -32,7 +33,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather, gather_object
+from transformers import GenerationConfig
 
+from srl.chat.tokenizer import Chat, read_chat
 from srl.errors import UserError
 from srl.files import write_text
 from srl.shared_prefix.trainer import SharedPrefixConfig, SharedPrefixTrainer
@@ -104,12 +107,16 @@ class SRLTrainer(SharedPrefixTrainer):
         "id": "2510.25992",
     }
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, chat: Chat | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not isinstance(self.train_dataset, Sized):
             raise UserError("SRLTrainer draws refills by index: expected a map-style dataset, found a stream")
         if self.tools or self.environments is not None or self._is_vlm:
             raise UserError("SRLTrainer takes text prompts only: no tools, environments or images")
+        self.chat = chat or self._read_chat()
+        if self.chat:
+            self.eos_token_ids = self.generation_config.eos_token_id = list(self.chat.end_ids)
+            self.generation_kwargs["eos_token_id"] = self.eos_token_ids
         self._refill = RefillCursor(len(self.train_dataset), self.args.seed)
         self._replayed: list[Group] | None = None
         self._logged_at = time.perf_counter()
@@ -118,6 +125,40 @@ class SRLTrainer(SharedPrefixTrainer):
         self._reward_seconds = 0.0
         # TRL keeps one batch of rollouts for its table; with refills a step has more.
         self._logs = empty_table()
+
+    # --- conversations and tokens --------------------------------------------------------------------
+
+    def _read_chat(self) -> Chat | None:
+        """What the chat template does; None if prompts are plain texts."""
+        if isinstance(self.train_dataset[0]["prompt"], str):
+            return None
+        name = getattr(self.model, "name_or_path", "") or type(self.model).__name__
+        return read_chat(
+            self._tokenizer, name, stop_ids=self.eos_token_ids, template_kwargs=self.args.chat_template_kwargs
+        )
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
+        """TRL's hook: prompt ids, images, and what else a processor gives for images."""
+        return (self.chat.prompt_ids(prompts), None, {}) if self.chat else super()._tokenize_prompts(prompts)
+
+    def _sampled(self, prompts: list[Any]) -> tuple[Any, ...]:
+        """A completion per prompt, sampled by TRL and read by `chat`."""
+        with self._raw_policy():
+            prompt_ids, completion_ids, tool_mask, messages, *others = super()._generate(prompts)
+        if self.chat:
+            messages = [[{"role": "assistant", "content": self.chat.text(ids)}] for ids in completion_ids]
+        return prompt_ids, completion_ids, tool_mask, messages, *others
+
+    @contextmanager
+    def _raw_policy(self) -> Iterator[None]:
+        """Meanwhile, the model recommends no way of sampling: `generate` takes from there what TRL leaves unset."""
+        model = self.accelerator.unwrap_model(self.model)
+        model = model.get_base_model() if hasattr(model, "peft_config") else model
+        recommended, model.generation_config = model.generation_config, GenerationConfig()
+        try:
+            yield
+        finally:
+            model.generation_config = recommended
 
     # --- dynamic sampling ---------------------------------------------------------------------------
 
@@ -164,7 +205,7 @@ class SRLTrainer(SharedPrefixTrainer):
     def _sample_round(self, rows: list[dict[str, Any]]) -> list[Group]:
         """Generate and reward one completion per row; rows come in groups of G equal prompts."""
         prompts = [row["prompt"] for row in rows]
-        prompt_ids, completion_ids, _, messages, logprobs, _, _, _ = super()._generate(prompts)
+        prompt_ids, completion_ids, _, messages, logprobs, _, _, _ = self._sampled(prompts)
         generated = list(zip(prompt_ids, completion_ids, messages, logprobs or [None] * len(rows), strict=True))
         rewards_BF = self._rewards(rows, prompts, messages, completion_ids)
         first = self.accelerator.process_index * len(rows)
@@ -202,7 +243,7 @@ class SRLTrainer(SharedPrefixTrainer):
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         """TRL's hook: the completions of a batch."""
         if self._replayed is None:
-            return super()._generate(prompts)
+            return self._sampled(prompts)
         generated = [rollout for group in self._replayed for rollout in group.generated]
         prompt_ids, completion_ids, messages, logprobs = map(list, zip(*generated, strict=True))
         return (
@@ -236,7 +277,7 @@ class SRLTrainer(SharedPrefixTrainer):
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         rows = [{**row, "truncated": ids[-1] not in ends} for row, ids in zip(rows, completion_ids, strict=True)]
         if self.args.expert_logprob_gain:
-            gains = expert_logprob_gains(self, rows, prompts, completions)
+            gains = expert_logprob_gains(self, self.chat, rows, prompts, completions)
             rows = [{**row, "expert_logprob_gain": gain} for row, gain in zip(rows, gains, strict=True)]
         rewards_BF = super()._calculate_rewards(rows, prompts, completions, completion_ids)
         self._reward_seconds += time.perf_counter() - start

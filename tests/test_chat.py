@@ -1,0 +1,159 @@
+"""What chat templates do with our prompts, and how a completion becomes tokens and text."""
+
+from datetime import date
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from srl.chat.prompts import format_completion, parse_completion, step_prompt
+from srl.chat.tokenizer import read_chat
+from srl.errors import UserError
+
+TURN = "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+OPENING = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}EXTRA{% endif %}"
+CHATML = "{% for m in messages %}" + TURN + "{% endfor %}" + OPENING
+PROMPT = step_prompt("How much is 6 times 7?", "1. Start\n\n")
+
+
+def tokenizer_with(template, eos="<|endoftext|>", pad=None, special=()):
+    """Bytes and a few marks: no text is out of its vocabulary."""
+    bytes_only = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=bytes_only, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    marks = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *special)
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
+    names = {"eos_token": eos} | ({"pad_token": pad} if pad else {})
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **names)
+
+
+def chat_with(extra="", template=CHATML, **options):
+    names = {name: options.pop(name) for name in ("eos", "pad", "special") if name in options}
+    return read_chat(tokenizer_with(template.replace("EXTRA", extra), **names), "m", **options)
+
+
+def refusal(template, **options):
+    with pytest.raises(UserError) as error:
+        chat_with(template=template, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+OPEN, CLOSED = "{{ '<think>\n' }}", "{{ '<think>\n\n</think>\n\n' }}"
+SWITCHED = "{% if enable_thinking is defined and enable_thinking %}" + OPEN + "{% else %}" + CLOSED + "{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        chat_with(),
+        chat_with(special=("<think>", "</think>")),
+        chat_with(OPEN),
+        chat_with(OPEN, special=("<think>", "</think>")),
+        chat_with(open_thought=True),
+        chat_with(SWITCHED),
+        chat_with(eos="<|im_end|>"),
+    ],
+)
+@pytest.mark.parametrize("thought", ["6 * 7 is 42, äöü", "<|im_start|>?"])
+def test_what_sft_teaches_is_read_back_as_it_was(chat, thought):
+    """The tokens after the prompt, decoded, are the completion: thought and action."""
+    completion = format_completion(thought, "2. **Multiply**: 42")
+    read = parse_completion(chat.text(chat.target_ids(completion)))
+    assert (read.thought, read.action, read.format_error) == (thought, "2. **Multiply**: 42", None)
+
+
+def test_the_prompt_with_its_target_is_the_conversation_that_the_template_would_render():
+    """Two independent ways to the same tokens, where the template changes nothing."""
+    chat = chat_with()
+    completion = format_completion("6 * 7 is 42", "2. 42")
+    (prompt_ids,) = chat.prompt_ids([PROMPT])
+    whole = chat.tokenizer.apply_chat_template(
+        [*PROMPT, {"role": "assistant", "content": completion}], return_dict=True
+    )["input_ids"]
+    ours = [*prompt_ids, *chat.target_ids(completion)]
+    assert ours == whole[: len(ours)]
+    assert chat.tokenizer.decode(whole[len(ours) :]) == "\n"
+
+
+def test_a_template_that_opens_the_thought():
+    chat = chat_with(OPEN)
+    assert chat.opening == "<think>"
+    assert chat.prompt_text(PROMPT).endswith("<think>\n")
+    assert not chat.tokenizer.decode(chat.target_ids("<think>hm</think>\n2. 42")).startswith("<think>")
+    assert chat.text(chat.encode("</think>\n2. 42")).count("</think>") == 2  # the model's own text is not repaired
+
+
+def test_a_completion_without_a_thought_closes_what_the_prompt_opened():
+    chat = chat_with(OPEN)
+    assert chat.text(chat.target_ids("42")) == "<think>\n</think>\n\n42"
+
+
+def test_open_thought_ends_the_prompt_with_it():
+    plain, opened = chat_with(), chat_with(open_thought=True)
+    assert opened.prompt_text(PROMPT) == plain.prompt_text(PROMPT) + "<think>"
+    (ids,) = opened.prompt_ids([PROMPT])
+    assert chat_with().tokenizer.decode(ids) == opened.prompt_text(PROMPT)
+    already = chat_with(OPEN, open_thought=True)
+    assert already.prompt_text(PROMPT).count("<think>\n") == 1
+
+
+def test_a_closed_thought_is_opened_by_the_templates_own_switch_or_refused():
+    assert chat_with(SWITCHED).template_kwargs == {"enable_thinking": True}
+    assert "ends the prompt with a closed thought" in refusal(CHATML.replace("EXTRA", CLOSED))
+    assert "closed thought" in refusal(CHATML.replace("EXTRA", SWITCHED), template_kwargs={"enable_thinking": False})
+
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+SHORTENED = "(m['content'].replace('/think', '') if m['role'] == 'system' else m['content'])"
+REWRITES = CHATML.replace("m['content']", SHORTENED)
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM + CHATML, REWRITES])
+def test_without_a_faithful_system_turn_its_text_goes_to_the_head_of_the_user_turn(template):
+    chat = chat_with(template=template)
+    text = chat.prompt_text(PROMPT)
+    assert "<|im_start|>system" not in text
+    assert f"<|im_start|>user\n{PROMPT[0]['content']}\n\nQuestion: How much" in text
+    alone = chat.prompt_text(PROMPT[1:])  # without a system text nothing moves
+    assert alone.startswith("<|im_start|>user\nQuestion: How much")
+
+
+def test_a_template_that_changes_the_question_is_refused():
+    shouts = CHATML.replace("m['content']", "m['content'].upper()")
+    assert "changes the text of the system turn" in refusal(shouts)
+
+
+@pytest.mark.parametrize("marks", ["<|channel>thought\n", "<|channel|>analysis<|message|>"])
+def test_thoughts_in_a_channel_of_their_own_are_refused(marks):
+    template = CHATML + "{% for m in messages %}{% if m.reasoning_content %}" + marks + "{% endif %}{% endfor %}"
+    assert "channel of its own" in refusal(template)
+
+
+def test_the_turn_ends_where_the_template_ends_it():
+    chat = chat_with()
+    im_end, end_of_text = chat.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert chat.end_ids == (im_end, end_of_text)
+    assert chat_with(eos="<|im_end|>", stop_ids=[end_of_text]).end_ids == (im_end, end_of_text)
+    for end in chat.end_ids:
+        assert chat.text([*chat.encode("2. 42"), end, *chat.encode("more")]) == "2. 42"
+    plain = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    assert chat_with(template=plain).end_ids == (end_of_text,)  # it ends turns with a line
+
+
+def test_the_turns_end_pads_where_nothing_else_does():
+    assert chat_with().tokenizer.pad_token == "<|im_end|>"
+    assert chat_with(pad="<|endoftext|>").tokenizer.pad_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("call", ['strftime_now("%d %b %Y")', "strftime_now( '%d %b %Y' )"])
+def test_a_template_that_prints_the_date_prints_the_one_it_is_given(call):
+    dated = "{{ 'Today: ' + " + call + " + '\n' }}" + CHATML
+    chat = chat_with(template=dated, today=date(2026, 7, 4))
+    assert chat.prompt_text(PROMPT).startswith("Today: 04 Jul 2026\n")
+
+
+def test_a_tokenizer_without_a_template_is_refused():
+    with pytest.raises(UserError, match="has no chat template"):
+        read_chat(tokenizer_with(None), "m")
