@@ -13,7 +13,8 @@ calls each of them:
     _calculate_rewards                while replaying: their rewards; else our extra columns for reward functions
     log                               speeds; training rollouts go to completions/ once
     _save_checkpoint                  also save where the refills are
-    _load_optimizer_and_scheduler     and restore it
+    _load_optimizer_and_scheduler     and restore it, and the order of the prompts
+    _get_train_sampler                keep the sampler for that
 
 `shared_prefix.trainer`, the parent class, overrides those that compute log-probs and draw samples.
 """
@@ -293,6 +294,11 @@ class SRLTrainer(SharedPrefixTrainer):
 
     # --- resuming -----------------------------------------------------------------------------------
 
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's hook: the order of the prompts, which is drawn anew for every epoch."""
+        self._sampler = super()._get_train_sampler(dataset)
+        return self._sampler
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """TRL's hook; the cursor is written first: a checkpoint with a trainer state is then complete."""
         if self.args.should_save:
@@ -306,3 +312,5 @@ class SRLTrainer(SharedPrefixTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._refill.position = json.loads(Path(checkpoint, REFILL_STATE).read_text())["position"]
+            for _ in range(int(self.state.epoch)):  # transformers skips the batches of this epoch, not those before
+                next(iter(self._sampler))
