@@ -305,6 +305,13 @@ def test_impossible_batches_are_refused(tmp_path, changed, message):
         SRLConfig(**options(tmp_path, **changed))
 
 
+def test_rows_that_fill_no_batch_are_refused(tiny_model, tmp_path):
+    """TRL would make no step, and say nothing."""
+    trainer = trainer_on(tiny_model, tmp_path, gradient_accumulation_steps=16)
+    with pytest.raises(UserError, match="24 rows to train on do not fill one batch of 32 prompts"):
+        trainer.train()
+
+
 def test_a_stream_of_rows_is_refused(tiny_model, tmp_path):
     with pytest.raises(UserError, match="map-style"):
         SRLTrainer(

@@ -14,7 +14,7 @@ calls each of them:
     log                               speeds; training rollouts go to completions/ once
     _save_checkpoint                  also save where the refills are
     _load_optimizer_and_scheduler     and restore it, and the order of the prompts
-    _get_train_sampler                keep the sampler for that
+    _get_train_sampler                keep the sampler for that; refuse rows that fill no batch
 
 `shared_prefix.trainer`, the parent class, overrides those that compute log-probs and draw samples.
 """
@@ -296,6 +296,9 @@ class SRLTrainer(SharedPrefixTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """TRL's hook: the order of the prompts, which is drawn anew for every epoch."""
+        n_rows, n_prompts = len(self.train_dataset), self.args.generation_batch_size // self.num_generations
+        if n_rows < n_prompts:
+            raise UserError(f"{n_rows} rows to train on do not fill one batch of {n_prompts} prompts")
         self._sampler = super()._get_train_sampler(dataset)
         return self._sampler
 
