@@ -11,7 +11,7 @@ from trl import SFTConfig
 
 from srl.errors import UserError
 from srl.runs.recipe import Recipe, Reward, suggest
-from srl.training.trainer import SRLConfig
+from srl.training.config import SRLConfig
 
 LARGEST_BATCH = 512
 """The paper's (table 8)."""

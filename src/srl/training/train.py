@@ -32,11 +32,12 @@ from srl.errors import UserError
 from srl.rewards import StepReward, answer_correctness, format_penalty
 from srl.runs.folder import RunFolder, open_run, resolve_model
 from srl.runs.recipe import Recipe
+from srl.training.config import SRLConfig
 from srl.training.model_card import write_model_card
 from srl.training.options import fit_to_data, trainer_options
 from srl.training.progress import RunProgress
 from srl.training.rows import load_rows
-from srl.training.trainer import SRLConfig, SRLTrainer
+from srl.training.trainer import SRLTrainer
 
 
 def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Path:
