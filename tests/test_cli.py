@@ -121,6 +121,27 @@ def test_the_resolved_config_repeats_the_run(srl_run, tmp_path):
     assert same(weights(run / "model"), weights(tmp_path / "again/model"))
 
 
+@pytest.mark.parametrize("steps", ["-1", "3"])
+def test_fewer_rows_than_a_batch_are_refused_before_the_run_folder(tiny_model, tiny_data, tmp_path, steps):
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_model, data=tiny_data)
+    done = srl("train", recipe, "--rollout.prompts-per-step", "1000", "--optim.max-steps", steps)
+    assert done.returncode == 2
+    assert "rows to train on do not fill one batch of 1000 prompts" in done.stderr
+    assert "set rollout.prompts_per_step to 192 or less" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_recipe_that_leaves_the_batch_open_gets_one_that_fits(tiny_student, tiny_data, tmp_path):
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data)
+    recipe.write_text(recipe.read_text().replace("prompts_per_step = 4", ""))
+    flags = ["--optim.max-steps", "1", "--validation.eval-steps", "0"]
+    done = srl("train", recipe, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "batches of 48 prompts, for 192 rows to train on" in done.stdout
+    assert "prompts_per_step = 48" in (tmp_path / "r/config.toml").read_text()
+    assert "nothing to resume" in srl("train", recipe, *flags, "--resume").stderr  # the same recipe
+
+
 @pytest.mark.parametrize(("stage", "target"), [("srl", "steps"), ("sft", "steps")])
 def test_a_run_ends_when_its_tokens_are_used_also_when_resumed(tiny_student, tiny_data, tmp_path, stage, target):
     """Both trainers count from TRL's `num_tokens`; after a kill the count goes on."""
@@ -503,7 +524,7 @@ def test_plan_says_what_a_step_will_cost(tiny_model, tiny_data, tmp_path):
         optim=Optim(per_device_train_batch_size=64),
         rollout=Rollout(prompts_per_step=16, num_generations=8, step_order="trajectory"),
     )
-    costs = forecast(recipe, completion_tokens=20)
+    costs = forecast(recipe, completion_tokens=20).costs
     raw = costs["rows"].raw_tokens
     assert [costs[sharing].raw_tokens for sharing in costs] == [raw] * 3
     assert costs["trajectory"].unique_tokens < costs["prompt"].unique_tokens < costs["rows"].unique_tokens

@@ -4,9 +4,11 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from srl.errors import UserError
-from srl.runs.recipe import read_recipe, recipe_toml
+from srl.runs.recipe import Data, Model, Optim, Recipe, Rollout, read_recipe, recipe_toml
 
 FILES = (file for file in (resources.files("srl") / "builtin/recipes").iterdir() if file.is_file())
 NAMES = sorted(file.name.removesuffix(".toml") for file in FILES)
@@ -47,6 +49,7 @@ def test_the_papers_settings(tmp_path):
     [
         ("[validation]\neval_steps = 4\n[checkpoints]\nsave_steps = 6", "multiple of validation.eval_steps"),
         ("[validation]\nnum_generations = 3", "multiple of validation.num_generations"),
+        ("[optim]\nmax_steps = 0", "would train nothing"),
         ("[rollout]\nnum_generations = 1", "rollout.num_generations"),
         ("[rolout]\nnum_generations = 4", "unknown key `rolout`; did you mean `rollout`?"),
     ],
@@ -56,3 +59,46 @@ def test_what_cannot_work_is_refused(tmp_path, section, message):
     (tmp_path / "r.toml").write_text(text + section)
     with pytest.raises(UserError, match=message):
         read_recipe(tmp_path / "r.toml")
+
+
+def open_recipe(passes=8, group=8, prompts=0):
+    return Recipe(
+        stage="srl",
+        output_dir="r",
+        model=Model(model_name_or_path="m"),
+        data=Data(path="d"),
+        optim=Optim(per_device_train_batch_size=passes),
+        rollout=Rollout(prompts_per_step=prompts, num_generations=group),
+    )
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(20, 5), (4, 1), (2000, 500), (2048, 512), (100_000, 512)])
+def test_an_open_batch_fits_the_data(rows, batch):
+    from srl.training.options import fit_to_data
+
+    assert fit_to_data(open_recipe(), rows, 1).rollout.prompts_per_step == batch
+    assert fit_to_data(open_recipe(prompts=3), rows, 1).rollout.prompts_per_step == 3
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.integers(2, 16), st.integers(1, 8))
+def test_an_open_batch_is_one_that_the_processes_can_share(rows, passes, group, processes):
+    from srl.training.options import fit_to_data, trainer_options
+
+    recipe = open_recipe(passes, group)
+    try:
+        fitted = fit_to_data(recipe, rows, processes)
+    except UserError:
+        assume(False)
+    batch = fitted.rollout.prompts_per_step
+    assert 1 <= batch <= min(512, rows)
+    assert batch % processes == 0
+    trainer_options(fitted, processes, has_validation=False)
+
+
+def test_rows_that_fill_no_batch_are_refused_with_what_to_set():
+    from srl.training.options import fit_to_data
+
+    with pytest.raises(UserError, match=r"20 rows to train on .* of 32 prompts .*set rollout.prompts_per_step to 20"):
+        fit_to_data(open_recipe(prompts=32), 20, 1)
+    with pytest.raises(UserError, match=r"3 rows to train on .*8 process.*lower the passes, or use fewer"):
+        fit_to_data(open_recipe(), 3, 8)

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import statistics
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -126,6 +127,35 @@ def test_a_batch_holds_informative_groups_only(tiny_model, tmp_path):
         assert line["short_batch_groups"] == 0
         assert 0 < line["kept_fraction"] < 1
         assert line["frac_reward_zero_std"] == 0
+
+
+def test_an_evaluation_is_a_mean_over_its_rows(tiny_model, tmp_path):
+    """Of rows that are scored, where some are not; TRL's is one of batches, of 8 rows and of 1 here."""
+
+    def half(completions, id, log_metric, **_):
+        for number in id:
+            log_metric("number", number)
+        return [number if number % 2 == 0 else None for number in id]
+
+    def length(completion_ids, **_):
+        return [len(ids) for ids in completion_ids]
+
+    seen = []
+    batches = {"per_device_eval_batch_size": 8, "num_generations_eval": 1}
+    trainer = trainer_on(tiny_model, tmp_path, reward=[half, length], reward_weights=[1.0, 0.5], **batches)
+    rewards = trainer._calculate_rewards
+    trainer._calculate_rewards = lambda *given: seen.append(rewards(*given)) or seen[-1]
+    for _ in range(2):
+        seen.clear()
+        found = trainer.evaluate(rows(9))
+        assert [len(batch) for batch in seen] == [8, 1]
+        lengths = torch.cat(seen)[:, 1]
+        assert found["eval_number"] == 4
+        assert found["eval_rewards/half/mean"] == 4
+        assert found["eval_rewards/length/mean"] == pytest.approx(lengths.mean().item())
+        assert found["eval_completions/mean_length"] == pytest.approx(lengths.mean().item())
+        assert found["eval_reward"] == pytest.approx(sum(range(0, 9, 2)) / 9 + 0.5 * lengths.mean().item())
+        assert found["eval_rewards/length/std"] == pytest.approx(lengths.std().item())
 
 
 def test_the_table_holds_every_rollout_and_tells_which_were_kept(tiny_model, tmp_path):
@@ -305,6 +335,13 @@ def test_impossible_batches_are_refused(tmp_path, changed, message):
         SRLConfig(**options(tmp_path, **changed))
 
 
+def test_rows_that_fill_no_batch_are_refused(tiny_model, tmp_path):
+    """TRL would make no step, and say nothing."""
+    trainer = trainer_on(tiny_model, tmp_path, gradient_accumulation_steps=16)
+    with pytest.raises(UserError, match="24 rows to train on do not fill one batch of 32 prompts"):
+        trainer.train()
+
+
 def test_a_stream_of_rows_is_refused(tiny_model, tmp_path):
     with pytest.raises(UserError, match="map-style"):
         SRLTrainer(
@@ -331,3 +368,19 @@ def test_two_processes_stay_in_lockstep(tmp_path, tiny_model):
     assert not set(first["ids"]) & set(second["ids"])  # no row twice in a round
     for shared, padded in zip(first["losses"]["trajectory"], first["losses"]["off"], strict=True):
         assert shared == pytest.approx(padded, rel=1e-5, abs=1e-6)
+
+    # One process finds groups for both.
+    one, other = first["pooled"], second["pooled"]
+    assert one["weights"] == other["weights"]
+    assert [line["short_batch_groups"] for line in one["log"]] == [0, 0, 0]
+    assert min(map(min, one["advantages"] + other["advantages"])) > 0.1
+    for step, line in enumerate(one["log"], 1):
+        table = parquet.read_table(tmp_path / f"pooled/completions/completions_{step:05d}.parquet").to_pandas()
+        assert table.kept.sum() == 32
+        assert len(table) == 32 + 32 * line["refills"]
+        assert (table[table.kept].groupby(table.prompt.map(str)).reward.nunique() > 1).all()
+        assert math.isclose(table.reward.mean(), line["reward_before_filtering"], abs_tol=1e-6)
+        assert line["refills"] <= 4
+
+    # Rows 0 to 4, each counted once.
+    assert first["evaluated"] == second["evaluated"] == pytest.approx([2, 2, 2, statistics.stdev(range(5))])

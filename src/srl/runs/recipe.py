@@ -71,7 +71,7 @@ class Optim(_Table):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     num_train_epochs: float = Field(30, gt=0, description="Passes over the data; refills are not counted.")
-    max_steps: int = Field(-1, description="Optimizer steps; overrides num_train_epochs if positive.")
+    max_steps: int = Field(-1, ge=-1, description="Optimizer steps, in place of num_train_epochs; -1: by epochs.")
     max_num_tokens: int = Field(
         0,
         ge=0,
@@ -83,7 +83,11 @@ class Optim(_Table):
 class Rollout(_Table):
     """Sampling, for the stages srl and rlvr."""
 
-    prompts_per_step: int = Field(512, ge=1, description="Groups in one batch, over all processes (the paper's B).")
+    prompts_per_step: int = Field(
+        0,
+        ge=0,
+        description="Groups in one batch, over all processes; 0: the paper's 512, or a quarter of under 2048 rows.",
+    )
     num_generations: int = Field(8, ge=2, description="Rollouts per prompt (the paper's G).")
     temperature: float = Field(1.0, gt=0)
     max_completion_length: int = Field(2048, ge=1, description="In tokens; a longer completion is malformed.")
@@ -177,6 +181,8 @@ class Recipe(_Table):
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         evaluation = self.validation
+        if self.optim.max_steps == 0:
+            raise ValueError("optim.max_steps = 0 would train nothing; expected 1 or more, or -1 for whole epochs")
         if evaluation.eval_steps and self.save_steps % evaluation.eval_steps:
             raise ValueError("checkpoints.save_steps must be a multiple of validation.eval_steps")
         if evaluation.per_device_eval_batch_size % evaluation.num_generations:

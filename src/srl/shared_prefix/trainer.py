@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import RepeatSampler, get_config_model_id
 
 from srl.errors import UserError
 from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION, model_inputs
@@ -57,14 +57,28 @@ class SharedPrefixConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        """TRL's derived options, after checking ours."""
+        """TRL's derived options, and a check of ours."""
+        super().__post_init__()
+        self.check()
+
+    def check(self) -> None:
+        """Raise UserError for options that cannot be."""
         for name, known in (
             ("share_prefix", ("trajectory", "prompt", "off")),
             ("step_order", ("shuffle", "trajectory")),
         ):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
-        super().__post_init__()
+
+    @classmethod
+    def of(cls, args: GRPOConfig) -> Self:
+        """TRL's options, as derived, with our defaults for the options that are ours."""
+        if isinstance(args, cls):
+            return args
+        config = cls.__new__(cls)  # what `args` lacks stands in the class: the default
+        config.__dict__.update(vars(args))
+        config.check()
+        return config
 
 
 class TrajectorySampler(RepeatSampler):
@@ -97,9 +111,20 @@ class SharedPrefixTrainer(GRPOTrainer):
     `why_not`) it says so once and is a plain `GRPOTrainer`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._packs_checked = False
+    _config: type[SharedPrefixConfig] = SharedPrefixConfig
+    # What TRL may ask for before `__init__` ends.
+    _shares = False
+    _packs_checked = False
+
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *others: Any, **named: Any
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            # TRL computes in bfloat16 unless told otherwise, which transformers refuses without an accelerator.
+            on_cpu: dict[str, Any] = {} if torch.accelerator.is_available() else {"use_cpu": True, "bf16": False}
+            args = self._config(f"{name.split('/')[-1]}-{self._name}", **on_cpu)
+        super().__init__(model, reward_funcs, self._config.of(args), *others, **named)
         self._tokens = np.zeros(2, dtype=np.int64)
         self._shares = self.args.share_prefix != "off"
         if self._shares and (problem := self._why_not()):

@@ -7,7 +7,7 @@ common. The weights are not loaded.
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -22,11 +22,20 @@ from srl.runs.recipe import Recipe
 from srl.shared_prefix.cost import COARSER, Cost, ModelSize, cost
 from srl.shared_prefix.packing import Ids, pack
 from srl.shared_prefix.trainer import TrajectorySampler
+from srl.training.options import fit_to_data
 from srl.training.rows import load_rows
 
 
-def forecast(recipe: Recipe, completion_tokens: int) -> dict[str, Cost]:
-    """The cost of one step for each kind of sharing: "trajectory", "prompt" and "rows" (not shared, not padded).
+class Forecast(NamedTuple):
+    """What one optimizer step will compute."""
+
+    prompts: int
+    costs: dict[str, Cost]
+    """For each kind of sharing: "trajectory", "prompt" and "rows" (not shared, not padded)."""
+
+
+def forecast(recipe: Recipe, completion_tokens: int) -> Forecast:
+    """The cost of one step.
 
     Raises:
         UserError: a stage without rollouts, no data, a model without configuration.
@@ -38,28 +47,30 @@ def forecast(recipe: Recipe, completion_tokens: int) -> dict[str, Cost]:
     rows = load_rows(recipe, "train", chat)
     if not rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
+    recipe = fit_to_data(recipe, len(rows), num_processes=1)
     asked = [rows[index]["prompt"] for index in _step(recipe, list(rows["trajectory_id"]))]
     prompts = chat.prompt_ids(asked)
     size = ModelSize.of(AutoConfig.from_pretrained(path).get_text_config())
     passes = _passes(prompts, recipe, completion_tokens, size.vocabulary)
     costs = {sharing: [_cost(rows, lengths, sharing, size) for rows, lengths in passes] for sharing in COARSER}
-    return {sharing: sum_of(parts) for sharing, parts in costs.items()}
+    return Forecast(len(asked), {sharing: sum_of(parts) for sharing, parts in costs.items()})
 
 
 def print_forecast(recipe: Recipe, completion_tokens: int) -> None:
     """Print `forecast` as a table."""
     rollout = recipe.rollout
+    prompts, costs = forecast(recipe, completion_tokens)
     table = Table(
         "shared",
         "tokens",
         "attention pairs",
         "TFLOP",
         "activations of a pass, GiB",
-        title=f"one step: {rollout.prompts_per_step} prompts × {rollout.num_generations} completions of "
+        title=f"one step: {prompts} prompts × {rollout.num_generations} completions of "
         f"{completion_tokens} tokens, {rollout.step_order} order, passes of {recipe.optim.per_device_train_batch_size}",
         title_justify="left",
     )
-    for sharing, found in forecast(recipe, completion_tokens).items():
+    for sharing, found in costs.items():
         table.add_row(
             sharing,
             f"{found.unique_tokens:,} of {found.raw_tokens:,}",
@@ -73,7 +84,7 @@ def print_forecast(recipe: Recipe, completion_tokens: int) -> None:
 def _step(recipe: Recipe, trajectory_ids: list[Any]) -> list[int]:
     """The rows of the first step, drawn as the trainer draws them."""
     sampler = RepeatSampler if recipe.rollout.step_order == "shuffle" else TrajectorySampler
-    size = min(recipe.rollout.prompts_per_step, len(trajectory_ids))
+    size = recipe.rollout.prompts_per_step
     return list(islice(sampler(trajectory_ids, mini_repeat_count=1, batch_size=size, seed=recipe.seed), size))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,37 @@ from trl import SFTConfig
 
 from srl.errors import UserError
 from srl.runs.recipe import Recipe, Reward, suggest
-from srl.training.trainer import SRLConfig
+from srl.training.config import SRLConfig
+
+LARGEST_BATCH = 512
+"""The paper's (table 8)."""
+
+STEPS_PER_EPOCH = 4
+"""At least so many where the recipe leaves the batch open, so that a small data set still trains in several steps."""
+
+
+def fit_to_data(recipe: Recipe, n_rows: int, num_processes: int) -> Recipe:
+    """The recipe with its batch, if it leaves that open.
+
+    Raises:
+        UserError: the rows do not fill one batch: TRL would make no step, or repeat rows within one.
+    """
+    if recipe.stage == "sft":  # its last batch may be a small one
+        return recipe
+    rollout = recipe.rollout
+    rows_per_pass = recipe.optim.per_device_train_batch_size * num_processes
+    # Each process takes whole groups, in whole passes.
+    unit = math.lcm(num_processes, rows_per_pass // math.gcd(rows_per_pass, rollout.num_generations))
+    asked = min(LARGEST_BATCH, n_rows // STEPS_PER_EPOCH) // unit * unit
+    size = rollout.prompts_per_step or max(unit, asked)
+    if size > n_rows:
+        largest = n_rows // unit * unit
+        remedy = f"set rollout.prompts_per_step to {largest} or less" if largest else "lower the passes, or use fewer"
+        raise UserError(
+            f"{recipe.data.path}: {n_rows} rows to train on do not fill one batch of {size} prompts ({num_processes} "
+            f"process(es), passes of {recipe.optim.per_device_train_batch_size} rows); {remedy}"
+        )
+    return recipe.model_copy(update={"rollout": rollout.model_copy(update={"prompts_per_step": size})})
 
 
 def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool) -> dict[str, Any]:

@@ -32,11 +32,12 @@ from srl.errors import UserError
 from srl.rewards import StepReward, answer_correctness, format_penalty
 from srl.runs.folder import RunFolder, open_run, resolve_model
 from srl.runs.recipe import Recipe
+from srl.training.config import SRLConfig
 from srl.training.model_card import write_model_card
-from srl.training.options import trainer_options
+from srl.training.options import fit_to_data, trainer_options
 from srl.training.progress import RunProgress
 from srl.training.rows import load_rows
-from srl.training.trainer import SRLConfig, SRLTrainer
+from srl.training.trainer import SRLTrainer
 
 
 def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Path:
@@ -61,6 +62,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         raise UserError(f"{recipe.data.path}: no rows to train on")
     if recipe.validation.eval_steps and not eval_rows and processes.is_main_process:
         print(f"{recipe.data.path}: no held-out problems; the model will be the last one, not the best")
+    asked, recipe = recipe, fit_to_data(recipe, len(train_rows), processes.num_processes)
+    if recipe != asked and processes.is_main_process:
+        print(f"batches of {recipe.rollout.prompts_per_step} prompts, for {len(train_rows)} rows to train on")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
 
     with processes.main_process_first():
@@ -76,6 +80,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
         trainer._total_train_tokens = int(run.metrics[-1].get("num_tokens", 0))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not trainer.state.global_step:
+        raise UserError(f"{recipe.output_dir}: not one optimizer step was made, so there is no model to write")
     return save_model(recipe, trainer, model_path, chat, processes)
 
 

@@ -9,14 +9,15 @@ Methods of TRL that are overridden here, all but `log` private to TRL. `tests/te
 calls each of them:
 
     _generate_and_score_completions   sample a full batch first
-    _tokenize_prompts                 prompts as `chat.tokenizer` renders them
-    _generate                         completions as it reads them; while replaying, those of the chosen groups
+    _generate                         while replaying: the completions of the chosen groups
     _calculate_rewards                while replaying: their rewards; else our extra columns for reward functions
-    log                               speeds; training rollouts go to completions/ once
+    log                               speeds; means over rows in evaluation; training rollouts go to completions/ once
     _save_checkpoint                  also save where the refills are
-    _load_optimizer_and_scheduler     and restore it
+    _load_optimizer_and_scheduler     and restore it, and the order of the prompts
+    _get_train_sampler                keep the sampler for that; refuse rows that fill no batch
 
-`shared_prefix.trainer`, the parent class, overrides those that compute log-probs and draw samples.
+The parents override more: `chat_trainer` how prompts become tokens and completions text, `shared_prefix.trainer`
+how log-probs are computed and samples drawn.
 """
 
 from __future__ import annotations
@@ -27,75 +28,32 @@ import math
 import time
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather, gather_object
-from transformers import GenerationConfig
 
-from srl.chat.tokenizer import Chat, read_chat
 from srl.errors import UserError
 from srl.files import write_text
-from srl.shared_prefix.trainer import SharedPrefixConfig, SharedPrefixTrainer
+from srl.shared_prefix.trainer import SharedPrefixTrainer
+from srl.training.chat_trainer import ChatTrainer
+from srl.training.config import SRLConfig
 from srl.training.dynamic_sampling import RefillCursor, is_informative, refill_size
 from srl.training.expert_logprobs import expert_logprob_gains
-from srl.training.rollouts import Group, add_rollouts, empty_table
+from srl.training.held_out import RowMeans
+from srl.training.rollouts import Group, Rollout, add_rollouts, empty_table, share_out, weighted_sum
 
 logger = logging.getLogger(__name__)
 
 REFILL_STATE = "refill_state.json"
 
 
-@dataclass
-class SRLConfig(SharedPrefixConfig):
-    """`GRPOConfig` with dynamic sampling and shared prefixes; the changed defaults are the paper's (table 8, eq. 1)."""
-
-    dynamic_sampling: bool = field(
-        default=True,
-        metadata={"help": "Train only on groups whose rewards spread, sampling on until the batch is full."},
-    )
-    min_reward_std: float = field(
-        default=0.01,
-        metadata={"help": "Keep a group iff the population std of its rewards exceeds this. The paper gives no value."},
-    )
-    max_refills: int = field(
-        default=10, metadata={"help": "Sampling rounds after the first before a batch is trained on short."}
-    )
-    expert_logprob_gain: bool = field(
-        default=False,
-        metadata={
-            "help": "Give reward functions a column of this name: by how much the thought raises the mean log-prob of "
-            "the expert's action. Needs `expert_action` in the rows, and one more forward pass."
-        },
-    )
-    learning_rate: float = field(default=5e-7, metadata={"help": "Paper, table 8."})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "Paper: no warm-up; schedule not stated."})
-    loss_type: str = field(default="grpo", metadata={"help": "Mean over tokens, then over completions: eq. 1."})
-    logging_steps: float = field(default=1, metadata={"help": "Log every step."})
-    log_completions: bool = field(default=True, metadata={"help": "Write each step's rollouts to completions/."})
-    num_completions_to_print: int | None = field(default=0, metadata={"help": "Of these, print so many."})
-
-    def __post_init__(self) -> None:
-        """Derive TRL's batch sizes and check what dynamic sampling and exact resuming need of them."""
-        super().__post_init__()
-        local_rows = self.per_device_train_batch_size * self.steps_per_generation
-        if local_rows % self.num_generations:
-            raise UserError(
-                f"each process must hold whole groups: per_device_train_batch_size × steps_per_generation is "
-                f"{local_rows}, not a multiple of num_generations = {self.num_generations}"
-            )
-        steps_per_batch = max(1, self.steps_per_generation * self.num_iterations // self.gradient_accumulation_steps)
-        if self.save_strategy == "steps" and self.save_steps % steps_per_batch:
-            raise UserError(
-                f"save_steps = {self.save_steps:g} would cut a generation batch in two (it serves "
-                f"{steps_per_batch} optimizer steps); make save_steps a multiple of {steps_per_batch}"
-            )
-
-
-class SRLTrainer(SharedPrefixTrainer):
+class SRLTrainer(ChatTrainer, SharedPrefixTrainer):
     """`GRPOTrainer` whose batches hold only informative groups. Takes `GRPOTrainer`'s arguments.
+
+    Options that a `GRPOConfig` lacks have the defaults of `SRLConfig`. Refused by name: streams of rows, tools,
+    environments, images.
 
     Serves SRL and RLVR alike: with 0/1 rewards the same filter keeps groups with 0 < correct < G.
     """
@@ -107,58 +65,26 @@ class SRLTrainer(SharedPrefixTrainer):
         "id": "2510.25992",
     }
 
-    def __init__(self, *args: Any, chat: Chat | None = None, **kwargs: Any) -> None:
+    _config = SRLConfig
+    # What TRL may ask for before `__init__` ends.
+    _replayed: list[Group] | None = None
+    _evaluated: RowMeans | None = None
+    _table_is_written = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not isinstance(self.train_dataset, Sized):
-            raise UserError("SRLTrainer draws refills by index: expected a map-style dataset, found a stream")
+        evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset or ()]
+        if not all(isinstance(rows, Sized) for rows in [self.train_dataset, *evaluated]):
+            raise UserError("SRLTrainer draws and counts rows by index: expected map-style datasets, found a stream")
         if self.tools or self.environments is not None or self._is_vlm:
             raise UserError("SRLTrainer takes text prompts only: no tools, environments or images")
-        self.chat = chat or self._read_chat()
-        if self.chat:
-            self.eos_token_ids = self.generation_config.eos_token_id = list(self.chat.end_ids)
-            self.generation_kwargs["eos_token_id"] = self.eos_token_ids
         self._refill = RefillCursor(len(self.train_dataset), self.args.seed)
-        self._replayed: list[Group] | None = None
         self._logged_at = time.perf_counter()
         self._samples_since_log = 0
         self._tokens_at_log = 0
         self._reward_seconds = 0.0
         # TRL keeps one batch of rollouts for its table; with refills a step has more.
         self._logs = empty_table()
-
-    # --- conversations and tokens --------------------------------------------------------------------
-
-    def _read_chat(self) -> Chat | None:
-        """What the chat template does; None if prompts are plain texts."""
-        if isinstance(self.train_dataset[0]["prompt"], str):
-            return None
-        name = getattr(self.model, "name_or_path", "") or type(self.model).__name__
-        return read_chat(
-            self._tokenizer, name, stop_ids=self.eos_token_ids, template_kwargs=self.args.chat_template_kwargs
-        )
-
-    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
-        """TRL's hook: prompt ids, images, and what else a processor gives for images."""
-        return (self.chat.prompt_ids(prompts), None, {}) if self.chat else super()._tokenize_prompts(prompts)
-
-    def _sampled(self, prompts: list[Any]) -> tuple[Any, ...]:
-        """A completion per prompt, sampled by TRL and read by `chat`."""
-        with self._raw_policy():
-            prompt_ids, completion_ids, tool_mask, messages, *others = super()._generate(prompts)
-        if self.chat:
-            messages = [[{"role": "assistant", "content": self.chat.text(ids)}] for ids in completion_ids]
-        return prompt_ids, completion_ids, tool_mask, messages, *others
-
-    @contextmanager
-    def _raw_policy(self) -> Iterator[None]:
-        """Meanwhile, the model recommends no way of sampling: `generate` takes from there what TRL leaves unset."""
-        model = self.accelerator.unwrap_model(self.model)
-        model = model.get_base_model() if hasattr(model, "peft_config") else model
-        recommended, model.generation_config = model.generation_config, GenerationConfig()
-        try:
-            yield
-        finally:
-            model.generation_config = recommended
 
     # --- dynamic sampling ---------------------------------------------------------------------------
 
@@ -167,6 +93,8 @@ class SRLTrainer(SharedPrefixTrainer):
         if not self.model.training:
             with self._no_rollout_table():
                 return super()._generate_and_score_completions(inputs)
+        if self._table_is_written:
+            self._logs, self._table_is_written = empty_table(), False
         chosen, dropped = self._sample_batch(inputs)
         with self._replaying(chosen):
             batch = super()._generate_and_score_completions([row for group in chosen for row in group.rows])
@@ -183,35 +111,35 @@ class SRLTrainer(SharedPrefixTrainer):
             self._replayed = None
 
     def _sample_batch(self, inputs: list[dict[str, Any]]) -> tuple[list[Group], list[Group]]:
-        """Sample rounds of groups until every process has as many informative ones as `inputs` has prompts.
+        """Sample rounds of groups until the processes together have enough informative ones for all their batches.
 
-        Returns (the groups to train on, the others). All processes run the same number of rounds of the same
-        size, because generation and `gather` are collective.
+        Returns (the groups to train on here, those sampled here that nobody trains on). All processes run the same
+        number of rounds of the same size, because generation and `gather` are collective.
         """
-        wanted = len(inputs) // self.num_generations
+        wanted, n_processes = len(inputs) // self.num_generations, self.accelerator.num_processes
+        n_wanted = wanted * n_processes
         groups = self._sample_round(inputs)
-        fewest, n_refills = self._fewest_informative(groups), 0
-        while fewest < wanted and n_refills < self.args.max_refills:
-            size = refill_size(wanted - fewest, fewest, len(groups), largest=wanted)
-            groups += self._sample_round(self._refill_rows(size))
-            fewest, n_refills = self._fewest_informative(groups), n_refills + 1
-
-        # Stable: informative groups first, in the order sampled; only a short batch reaches the others.
-        groups.sort(key=lambda group: not group.informative)
-        chosen, dropped = groups[:wanted], groups[wanted:]
+        n_kept, n_refills = self._count_informative(groups), 0
+        while n_kept < n_wanted and n_refills < self.args.max_refills:
+            size = refill_size(n_wanted - n_kept, n_kept, len(groups) * n_processes, largest=n_wanted)
+            groups += self._sample_round(self._refill_rows(math.ceil(size / n_processes)))
+            n_kept, n_refills = self._count_informative(groups), n_refills + 1
+        chosen, dropped = share_out(groups, wanted, self.accelerator.process_index)
         self._log_filter(groups, n_refills, n_missing=sum(not group.informative for group in chosen))
-        return [group if group.informative else group.without_signal() for group in chosen], dropped
+        return chosen, dropped
 
     def _sample_round(self, rows: list[dict[str, Any]]) -> list[Group]:
         """Generate and reward one completion per row; rows come in groups of G equal prompts."""
         prompts = [row["prompt"] for row in rows]
-        prompt_ids, completion_ids, _, messages, logprobs, _, _, _ = self._sampled(prompts)
-        generated = list(zip(prompt_ids, completion_ids, messages, logprobs or [None] * len(rows), strict=True))
-        rewards_BF = self._rewards(rows, prompts, messages, completion_ids)
+        prompt_ids, completion_ids, env_mask, messages, logprobs, columns, _, _ = super()._generate(prompts)
+        none = [None] * len(rows)
+        parts = zip(prompt_ids, completion_ids, messages, logprobs or none, env_mask or none, strict=True)
+        rollouts = [Rollout(*one) for one in parts]
+        rows = [row | self._columns_of(columns, i) for i, row in enumerate(rows)]
+        rewards_BF = self._rewards(rows, prompts, messages, completion_ids).cpu()
         first = self.accelerator.process_index * len(rows)
         rewards_BF = rewards_BF[first : first + len(rows)]
-        reward_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
-        reward_B[rewards_BF.isnan().all(dim=1)] = torch.nan
+        reward_B = weighted_sum(rewards_BF, self.reward_weights)
         extra = dict(self._pending_extra_logs)
         self._pending_extra_logs.clear()
 
@@ -220,9 +148,13 @@ class SRLTrainer(SharedPrefixTrainer):
             span = slice(start, start + self.num_generations)
             reward_G = reward_B[span].tolist()
             informative = not self.args.dynamic_sampling or self._is_informative(reward_G, rewards_BF[span])
-            columns = {name: values[span] for name, values in extra.items()}
-            groups.append(Group(rows[span], generated[span], rewards_BF[span], reward_G, columns, informative))
+            logged = {name: values[span] for name, values in extra.items()}
+            groups.append(Group(rows[span], rollouts[span], rewards_BF[span], reward_G, logged, informative))
         return groups
+
+    def _columns_of(self, fields: dict[str, Any], index: int) -> dict[str, Any]:
+        """What a `rollout_func` adds to a row, for the reward functions: TRL's rule."""
+        return {name: values[index] if isinstance(values, list) else values for name, values in fields.items()}
 
     def _is_informative(self, reward_G: list[float], rewards_GF: torch.Tensor) -> bool:
         """Whether what TRL will normalize over the group spreads: the sum, or each reward function by itself."""
@@ -236,26 +168,18 @@ class SRLTrainer(SharedPrefixTrainer):
         rows = [self.train_dataset[i] for i in indices[first : first + n_groups]]
         return [row for row in rows for _ in range(self.num_generations)]
 
-    def _fewest_informative(self, groups: list[Group]) -> int:
-        """Informative groups so far, on the process that has the fewest: all agree on when to stop."""
-        return min(gather_object([sum(group.informative for group in groups)]))
+    def _count_informative(self, groups: list[Group]) -> int:
+        """Informative groups so far, over all processes."""
+        return sum(gather_object([sum(group.informative for group in groups)]))
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         """TRL's hook: the completions of a batch."""
         if self._replayed is None:
-            return self._sampled(prompts)
-        generated = [rollout for group in self._replayed for rollout in group.generated]
-        prompt_ids, completion_ids, messages, logprobs = map(list, zip(*generated, strict=True))
-        return (
-            prompt_ids,
-            completion_ids,
-            None,
-            messages,
-            None if logprobs[0] is None else logprobs,
-            {},
-            None,
-            [],
-        )
+            return super()._generate(prompts)
+        rollouts = [rollout for group in self._replayed for rollout in group.rollouts]
+        prompt_ids, completion_ids, messages, *optional = map(list, zip(*rollouts, strict=True))
+        logprobs, env_mask = (None if column[0] is None else column for column in optional)
+        return prompt_ids, completion_ids, env_mask, messages, logprobs, {}, None, []
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         """TRL's hook: rewards of all processes, (B, reward functions)."""
@@ -264,14 +188,18 @@ class SRLTrainer(SharedPrefixTrainer):
         for group in self._replayed:
             for column, values in group.table_columns(kept=group.informative).items():
                 self._log_completion_extra(column, values)
-        return gather(torch.cat([group.rewards_GF for group in self._replayed]))
+        return gather(torch.cat([group.rewards_GF for group in self._replayed]).to(self.accelerator.device))
 
     # --- rewards ------------------------------------------------------------------------------------
 
     def _rewards(
         self, rows: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids: list[list[int]]
     ) -> torch.Tensor:
-        """What TRL's reward functions say, given our columns too: all processes' (B, reward functions)."""
+        """What TRL's reward functions say, given our columns too: all processes' (B, reward functions).
+
+        NaN for what does not count: in training, a truncated completion that `mask_truncated_completions` keeps out of
+        the loss; in evaluation, a row that is repeated to fill a batch.
+        """
         start = time.perf_counter()
         # TRL's rule: the last token does not end the text.
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
@@ -279,9 +207,26 @@ class SRLTrainer(SharedPrefixTrainer):
         if self.args.expert_logprob_gain:
             gains = expert_logprob_gains(self, self.chat, rows, prompts, completions)
             rows = [{**row, "expert_logprob_gain": gain} for row, gain in zip(rows, gains, strict=True)]
+        if evaluated := self._evaluation():
+            rows = evaluated.marked(rows, self.accelerator.process_index, self.accelerator.num_processes)
         rewards_BF = super()._calculate_rewards(rows, prompts, completions, completion_ids)
+        left_out = "repeated" if evaluated else "truncated" if self.mask_truncated_completions else None
+        flags = [bool(left_out and row[left_out]) for row in rows]
+        rewards_BF[gather(torch.tensor(flags, device=rewards_BF.device))] = torch.nan
+        if evaluated:
+            evaluated.add(rewards_BF, self._pending_metrics)
+            self._pending_metrics.clear()
         self._reward_seconds += time.perf_counter() - start
         return rewards_BF
+
+    def _evaluation(self) -> RowMeans | None:
+        """What the evaluation under way has measured; None in training."""
+        if self.model.training:
+            return None
+        if self._evaluated is None:
+            loader = self.callback_handler.eval_dataloader
+            self._evaluated = RowMeans(len(loader.dataset) * self.num_generations_eval if loader else math.inf)
+        return self._evaluated
 
     # --- what a run leaves behind -------------------------------------------------------------------
 
@@ -323,16 +268,31 @@ class SRLTrainer(SharedPrefixTrainer):
             self._metrics["train"]["samples_per_second"] = [self._samples_since_log / seconds]
             self._metrics["train"]["tokens_per_second"] = [tokens / seconds]
             self._metrics["train"]["reward_time_share"] = [self._reward_seconds / seconds]
-        self.log_completions = self.args.log_completions and training and bool(self._logs["prompt"])
+        elif self._evaluated:
+            metrics = self._metrics["eval"]
+            means = self._evaluated.means(metrics, self.reward_weights, self.reward_func_names)
+            metrics.update({name: [mean] for name, mean in means.items()})
+            self._evaluated = None
+        write = self.args.log_completions and training and not self._table_is_written
+        self.log_completions = write and bool(self._logs["prompt"])
         super().log(logs, start_time)
+        self.log_completions = self.args.log_completions
         if training:
-            self._logs = empty_table()
+            self._table_is_written = True  # it stays, for whoever wants to read it, until the next batch
             self._samples_since_log = 0
             self._tokens_at_log = self.state.num_input_tokens_seen
         self._logged_at = time.perf_counter()
         self._reward_seconds = 0.0
 
     # --- resuming -----------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's hook: the order of the prompts, which is drawn anew for every epoch."""
+        n_rows, n_prompts = len(self.train_dataset), self.args.generation_batch_size // self.num_generations
+        if n_rows < n_prompts:
+            raise UserError(f"{n_rows} rows to train on do not fill one batch of {n_prompts} prompts")
+        self._sampler = super()._get_train_sampler(dataset)
+        return self._sampler
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """TRL's hook; the cursor is written first: a checkpoint with a trainer state is then complete."""
@@ -347,3 +307,5 @@ class SRLTrainer(SharedPrefixTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._refill.position = json.loads(Path(checkpoint, REFILL_STATE).read_text())["position"]
+            for _ in range(int(self.state.epoch)):  # transformers skips the batches of this epoch, not those before
+                next(iter(self._sampler))
