@@ -8,14 +8,13 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from srl.errors import UserError
+from srl.runs.model import loading
 
 
 def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; refuses one that cannot render our conversations."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path)
-    except (OSError, ValueError) as error:  # not on the Hub, no network, no tokenizer in the folder
-        raise UserError(f"{model_path}: no tokenizer could be loaded: {str(error).strip().splitlines()[0]}") from None
+    with loading(model_path, "tokenizer"):  # not on the Hub, no network, none in the folder, a broken one
+        tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise UserError(f"{model_path}: its tokenizer has no chat template; use an instruction-tuned model or add one")
     opening = tokenizer.apply_chat_template(

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from srl.chat.tokenizer import load_tokenizer, prompt_ids
 from srl.engines.protocols import Reply
-from srl.errors import UserError
 from srl.records import Message
+from srl.runs.model import load_model
 from srl.shared_prefix.sampler import SamplingOptions, sample_completions
 from srl.shared_prefix.support import why_no_sampling
 from srl.shared_prefix.trial import problem_with_sampling
@@ -33,10 +33,7 @@ class TransformersEngine:
         self.max_tokens = max_tokens
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: no model could be loaded: {str(error).strip().splitlines()[0]}") from None
+        self.model: Any = load_model(path, dtype, self.tokenizer).to(device)
         self.model.eval()
         self.shares_keys = not (why_no_sampling(self.model) or problem_with_sampling(self.model, dtype))
 

@@ -20,7 +20,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import (
-    AutoModelForCausalLM,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
@@ -31,6 +30,7 @@ from srl.chat.tokenizer import load_tokenizer
 from srl.errors import UserError
 from srl.rewards import StepReward, answer_correctness, format_penalty
 from srl.runs.folder import RunFolder, open_run, resolve_model
+from srl.runs.model import load_model
 from srl.runs.recipe import Recipe
 from srl.training.model_card import write_model_card
 from srl.training.options import trainer_options
@@ -68,7 +68,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
             run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows))
         checkpoint = run.last_checkpoint
 
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+    model = load_model(model_path, getattr(torch, recipe.model.dtype), tokenizer)
     if checkpoint:
         options |= {"eval_on_start": False}
     trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows)
@@ -131,7 +131,7 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
         if recipe.model.use_peft:
             shutil.rmtree(folder / "adapter", ignore_errors=True)
             written.rename(folder / "adapter")
-            base = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+            base = load_model(model_path, getattr(torch, recipe.model.dtype))
             PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(written)
             trainer.processing_class.save_pretrained(written)
         write_model_card(recipe, written, trainer.state.global_step)
