@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from srl.errors import UserError
 from srl.files import check_output_folder, write_text
+from srl.runs.checkpoints import choose, retract_manifest, step_of
 from srl.runs.environment import environment
 from srl.runs.recipe import Recipe, read_recipe, recipe_toml
 
@@ -81,15 +82,8 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint; one that a kill cut short has no readable trainer state."""
-        found = sorted(self.path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
-        for path in found:
-            try:
-                json.loads((path / "trainer_state.json").read_text())
-            except (FileNotFoundError, json.JSONDecodeError):
-                continue
-            return path
-        return None
+        """The newest whole checkpoint."""
+        return choose(self.path).checkpoint
 
     @property
     def model(self) -> Path | None:
@@ -114,14 +108,23 @@ def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -
         _refuse_another_recipe(run, recipe)
         if run.model:
             raise UserError(f"{run.path}: this run has finished; nothing to resume")
-        checkpoint = run.last_checkpoint
-        run.truncate_metrics(step=int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        _cut_back(run)
         return run
     check_output_folder(run.path, overwrite=overwrite, marker="run.json", remedies="--resume it, or --overwrite it")
     shutil.rmtree(run.path, ignore_errors=True)
     run.path.mkdir(parents=True, exist_ok=True)
     write_text(run.path / "config.toml", recipe_toml(recipe))
     return run
+
+
+def _cut_back(run: RunFolder) -> None:
+    """Take a run to its newest whole checkpoint, and say which where others are newer."""
+    checkpoint, passed_over = choose(run.path)
+    for name, problem in passed_over.items():
+        retract_manifest(run.path / name)  # it will be written again, over what is there
+        print(f"{run.path / name}: not whole, so not resumed from: {problem}")
+    print(f"{run.path}: going on from {checkpoint.name if checkpoint else 'the beginning: no whole checkpoint'}")
+    run.truncate_metrics(step_of(checkpoint) if checkpoint else 0)
 
 
 def _refuse_another_recipe(run: RunFolder, recipe: Recipe) -> None:

@@ -32,9 +32,9 @@ from srl.rewards import StepReward, answer_correctness, format_penalty
 from srl.runs.folder import RunFolder, open_run, resolve_model
 from srl.runs.model import load_model
 from srl.runs.recipe import Recipe
+from srl.training.callbacks import run_callbacks
 from srl.training.model_card import write_model_card
 from srl.training.options import trainer_options
-from srl.training.progress import RunProgress
 from srl.training.rows import load_rows
 from srl.training.trainer import SRLConfig, SRLTrainer
 
@@ -61,6 +61,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         print(f"{recipe.data.path}: no held-out problems; the model will be the last one, not the best")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
 
+    model = load_model(model_path, getattr(torch, recipe.model.dtype), tokenizer)
+
     run = RunFolder(recipe.output_dir)
     with processes.main_process_first():
         if processes.is_main_process:
@@ -68,7 +70,6 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
             run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows))
         checkpoint = run.last_checkpoint
 
-    model = load_model(model_path, getattr(torch, recipe.model.dtype), tokenizer)
     if checkpoint:
         options |= {"eval_on_start": False}
     trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows)
@@ -93,7 +94,7 @@ def build_trainer(
         "eval_dataset": eval_rows,
         "processing_class": tokenizer,
         "peft_config": _lora(recipe) if recipe.model.use_peft else None,
-        "callbacks": [RunProgress(RunFolder(recipe.output_dir), recipe.optim.max_num_tokens)],
+        "callbacks": run_callbacks(recipe),
     }
     if recipe.stage == "sft":
         trainer = SFTTrainer(args=SFTConfig(**options), **common)

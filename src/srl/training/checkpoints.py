@@ -1,0 +1,48 @@
+"""Checkpoints become whole here: the manifest once all processes have written, then old ones go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from srl.errors import UserError
+from srl.runs.checkpoints import n_processes, problem_with, rotate, write_manifest
+from srl.runs.folder import RunFolder
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Writes manifests and rotates; transformers must not rotate (`save_total_limit` None): it would do so before."""
+
+    def __init__(self, run: RunFolder, save_total_limit: int) -> None:
+        self.run, self.save_total_limit = run, save_total_limit
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Say where numbers will differ: a checkpoint holds one state of the random numbers per process."""
+        if state.global_step and state.is_world_process_zero:
+            before = n_processes(self.run.path / f"checkpoint-{state.global_step}")
+            if before != args.world_size:
+                print(
+                    f"resumed with {args.world_size} process(es), stopped with {before}: what is sampled from here on "
+                    "differs from an uninterrupted run",
+                    flush=True,
+                )
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Declare the checkpoint whole, then delete old ones: at every moment there is a whole one."""
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            write_manifest(self.run.path / f"checkpoint-{state.global_step}", args.world_size)
+            rotate(self.run.path, self.save_total_limit, state.best_model_checkpoint)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Refuse to write a model if its checkpoint was damaged meanwhile; transformers would take the last weights.
+
+        Raises:
+            UserError: the best checkpoint is no longer whole.
+        """
+        if args.load_best_model_at_end and state.best_model_checkpoint:
+            best = self.run.path / f"checkpoint-{state.best_global_step}"
+            if problem := problem_with(best):
+                raise UserError(f"{best}: the best checkpoint is no longer whole ({problem}); no model is written")
