@@ -48,7 +48,14 @@ def test_the_last_good_checkpoint_is_named_and_is_good(tiny_model, tiny_data, tm
     """A warm-up starts at a rate of 0, so the first step is harmless."""
     run = RunFolder(tmp_path / "run")
     with pytest.raises(UserError, match="the last good checkpoint is ") as found:
-        train(recipe(run.path, tiny_model, tiny_data, optim=exploding(warmup_steps=3)))
+        train(
+            recipe(
+                run.path,
+                tiny_model,
+                tiny_data,
+                optim=exploding(warmup_steps=3, lr_scheduler_type="constant_with_warmup"),
+            )
+        )
     assert run.last_checkpoint == run.path / "checkpoint-1"
     assert str(run.last_checkpoint) in str(found.value)
     model = AutoModelForCausalLM.from_pretrained(run.last_checkpoint)

@@ -61,6 +61,12 @@ def n_processes(checkpoint: Path) -> int:
     return int(json.loads((checkpoint / MANIFEST).read_text())["processes"])
 
 
+def tokens_at(checkpoint: Path) -> int:
+    """TRL's `num_tokens` when a checkpoint was written; 0 if it had logged none."""
+    history = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["log_history"]
+    return int(next((line["num_tokens"] for line in reversed(history) if "num_tokens" in line), 0))
+
+
 def problem_with(checkpoint: Path) -> str | None:
     """Why a checkpoint is not whole; None if it is. Sizes are compared, contents are not."""
     try:

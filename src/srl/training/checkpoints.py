@@ -1,11 +1,14 @@
-"""Checkpoints become whole here: the manifest once all processes have written, then old ones go."""
+"""Checkpoints become whole here: the manifest once all processes have written, then old ones go. And are read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from srl.errors import UserError
 from srl.runs.checkpoints import n_processes, problem_with, rotate, write_manifest
@@ -46,3 +49,34 @@ class WholeCheckpoints(TrainerCallback):
             best = self.run.path / f"checkpoint-{state.best_global_step}"
             if problem := problem_with(best):
                 raise UserError(f"{best}: the best checkpoint is no longer whole ({problem}); no model is written")
+
+
+@contextmanager
+def reading(checkpoint: Path | None, trainer: Trainer) -> Iterator[None]:
+    """Around training: what is raised before the first step of a resumed run is the checkpoint's fault.
+
+    Raises:
+        UserError: its files have the right sizes but cannot be read.
+    """
+    first_step = _FirstStep()
+    trainer.add_callback(first_step)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if checkpoint is None or first_step.begun:
+            raise
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{checkpoint} cannot be read ({type(error).__name__}: {reason:.200}); delete it, and "
+            "--resume goes on from the one before it"
+        ) from error
+
+
+class _FirstStep(TrainerCallback):
+    begun = False
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """All of the checkpoint has been read."""
+        self.begun = True

@@ -29,13 +29,17 @@ from trl import SFTConfig, SFTTrainer
 from srl.chat.tokenizer import load_tokenizer
 from srl.errors import UserError
 from srl.rewards import StepReward, answer_correctness, format_penalty
-from srl.runs.folder import RunFolder, open_run, resolve_model
+from srl.runs.checkpoints import tokens_at
+from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.model import load_model
 from srl.runs.recipe import Recipe
+from srl.training.attend import attended
 from srl.training.callbacks import run_callbacks
+from srl.training.checkpoints import reading
 from srl.training.model_card import write_model_card
 from srl.training.options import trainer_options
 from srl.training.rows import load_rows
+from srl.training.signals import stopping_at_signals
 from srl.training.trainer import SRLConfig, SRLTrainer
 
 
@@ -63,20 +67,18 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
 
     model = load_model(model_path, getattr(torch, recipe.model.dtype), tokenizer)
 
-    run = RunFolder(recipe.output_dir)
-    with processes.main_process_first():
+    with attended(recipe, processes, resume=resume, overwrite=overwrite) as run:
         if processes.is_main_process:
-            run = open_run(recipe, resume=resume, overwrite=overwrite)
             run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows))
         checkpoint = run.last_checkpoint
-
-    if checkpoint:
-        options |= {"eval_on_start": False}
-    trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows)
-    if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
-        trainer._total_train_tokens = int(run.metrics[-1].get("num_tokens", 0))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return save_model(recipe, trainer, model_path, processes)
+        if checkpoint:
+            options |= {"eval_on_start": False}
+        trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows)
+        if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
+            trainer._total_train_tokens = tokens_at(checkpoint)
+        with stopping_at_signals(trainer, run), reading(checkpoint, trainer):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        return save_model(recipe, trainer, model_path, processes)
 
 
 def build_trainer(
