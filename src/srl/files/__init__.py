@@ -1,6 +1,6 @@
 """Rows in, files out: every table format with line numbers (`rows`), and output that is whole or absent (`folders`)."""
 
-from srl.files.folders import LOCK, check_output_folder, locked, new_folder, write_text
+from srl.files.folders import LOCK, check_output_folder, clear_folder, clear_left_overs, locked, new_folder, write_text
 from srl.files.rows import (
     JSON_SUFFIXES,
     MAX_BYTES,
@@ -25,6 +25,8 @@ __all__ = [
     "RowWriter",
     "arrow_schema",
     "check_output_folder",
+    "clear_folder",
+    "clear_left_overs",
     "json_line",
     "locked",
     "new_folder",

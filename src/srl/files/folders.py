@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import sys
@@ -19,6 +20,9 @@ from srl.errors import UserError
 
 LOCK = ".lock"
 """In a folder that a process has to itself; holds who that is. Left behind by a kill it means nothing."""
+
+LEFT_OVER = re.compile(r"\.model|\..+\.[0-9a-f]{8}")
+"""A run's name for a model, and `write_text`'s for a file, that is not yet whole."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,7 +46,7 @@ def new_folder(path: Path, *, overwrite: bool = False, marker: str = "") -> Iter
         UserError: as `check_output_folder`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_left_overs(path)
+    _clear_earlier_calls(path)
     check_output_folder(path, overwrite=overwrite, marker=marker)
     name = secrets.token_hex(4)
     temporary, aside = path.with_name(f".{path.name}.new-{name}"), path.with_name(f".{path.name}.old-{name}")
@@ -59,7 +63,7 @@ def new_folder(path: Path, *, overwrite: bool = False, marker: str = "") -> Iter
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _clear_left_overs(path: Path) -> None:
+def _clear_earlier_calls(path: Path) -> None:
     """Remove what killed calls of `new_folder` have left; an old folder whose place is empty is put back."""
     for aside in path.parent.glob(f".{_escaped(path.name)}.old-*"):
         if _is_free(aside.with_name(aside.name.replace(".old-", ".new-"))):
@@ -151,6 +155,28 @@ def _owner(text: str) -> str:
         return f"process {owner['pid']} on {owner['host']} since {owner['since']} ({owner['command']})"
     except (ValueError, TypeError, KeyError):
         return "another process"
+
+
+def clear_folder(folder: Path) -> None:
+    """Empty a folder, or make it; its lock stays with its owner."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            _delete(path)
+
+
+def clear_left_overs(folder: Path) -> None:
+    """Delete what a killed process was writing in a folder that it had to itself."""
+    for path in folder.iterdir():
+        if LEFT_OVER.fullmatch(path.name):
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def check_output_folder(

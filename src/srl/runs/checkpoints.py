@@ -96,7 +96,7 @@ def choose(run: Path) -> Choice:
     for checkpoint in reversed(checkpoints(run)):
         problem = problem_with(checkpoint)
         if problem is None:
-            best = _best(checkpoint)
+            best = best_of(checkpoint)
             lost = problem_with(best) if best else None
             if lost is None:
                 return Choice(checkpoint, passed_over)
@@ -119,8 +119,8 @@ def rotate(run: Path, limit: int, best: str | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _best(checkpoint: Path) -> Path | None:
-    """The best checkpoint so far, beside the one that names it: a run folder may have been moved."""
+def best_of(checkpoint: Path) -> Path | None:
+    """The best checkpoint so far, beside the one that names it: the run folder may have been moved or copied."""
     best = json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("best_model_checkpoint")
     return checkpoint.with_name(Path(best).name) if best else None
 

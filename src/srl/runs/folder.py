@@ -11,8 +11,6 @@ model/            the trained model, for `from_pretrained` (LoRA already merged;
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from srl.errors import UserError
-from srl.files import LOCK, check_output_folder, write_text
+from srl.files import check_output_folder, clear_folder, clear_left_overs, write_text
 from srl.runs.checkpoints import choose, retract_manifest, step_of
 from srl.runs.environment import environment
 from srl.runs.recipe import Recipe, read_recipe, recipe_toml
@@ -34,9 +32,6 @@ HELD_OUT = {
     "eval_mean_token_accuracy": "token accuracy",
 }
 """The metrics that sum up a run."""
-
-LEFT_OVER = re.compile(r"\.model|\..+\.[0-9a-f]{8}")
-"""`save_model`'s and `write_text`'s names for what is not yet whole."""
 
 MAX_STEP = 2**53
 """No run has more steps; a damaged number may have any."""
@@ -148,28 +143,16 @@ def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -
     """
     run = RunFolder(recipe.output_dir)
     if resume and (run.path / "config.toml").is_file():
-        _clear(run.path, left_over_only=True)
+        clear_left_overs(run.path)
         _refuse_another_recipe(run, recipe)
         if run.model:
             raise UserError(f"{run.path}: this run has finished; nothing to resume")
         _cut_back(run)
         return run
     check_output_folder(run.path, overwrite=overwrite, marker="run.json", remedies="--resume it, or --overwrite it")
-    run.path.mkdir(parents=True, exist_ok=True)
-    _clear(run.path)
+    clear_folder(run.path)
     write_text(run.path / "config.toml", recipe_toml(recipe))
     return run
-
-
-def _clear(folder: Path, *, left_over_only: bool = False) -> None:
-    """Empty a folder but for its lock; or delete only what a killed run was writing."""
-    for path in folder.iterdir():
-        if path.name == LOCK or (left_over_only and not LEFT_OVER.fullmatch(path.name)):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _cut_back(run: RunFolder) -> None:

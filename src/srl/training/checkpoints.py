@@ -11,7 +11,7 @@ from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from srl.errors import UserError
-from srl.runs.checkpoints import n_processes, problem_with, rotate, write_manifest
+from srl.runs.checkpoints import best_of, n_processes, problem_with, rotate, write_manifest
 from srl.runs.folder import RunFolder
 
 
@@ -22,15 +22,19 @@ class WholeCheckpoints(TrainerCallback):
         self.run, self.save_total_limit = run, save_total_limit
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Say where numbers will differ: a checkpoint holds one state of the random numbers per process."""
-        if state.global_step and state.is_world_process_zero:
-            before = n_processes(self.run.path / f"checkpoint-{state.global_step}")
-            if before != args.world_size:
-                print(
-                    f"resumed with {args.world_size} process(es), stopped with {before}: what is sampled from here on "
-                    "differs from an uninterrupted run",
-                    flush=True,
-                )
+        """Find the best checkpoint in this folder, and say where numbers will differ from an uninterrupted run's."""
+        if not state.global_step:
+            return
+        checkpoint = self.run.path / f"checkpoint-{state.global_step}"
+        if best := best_of(checkpoint):
+            state.best_model_checkpoint = str(best)
+        before = n_processes(checkpoint)
+        if before != args.world_size and state.is_world_process_zero:  # it holds random states for so many
+            print(
+                f"resumed with {args.world_size} process(es), stopped with {before}: what is sampled from here on "
+                "differs from an uninterrupted run",
+                flush=True,
+            )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Declare the checkpoint whole, then delete old ones: at every moment there is a whole one."""
@@ -46,7 +50,7 @@ class WholeCheckpoints(TrainerCallback):
             UserError: the best checkpoint is no longer whole.
         """
         if args.load_best_model_at_end and state.best_model_checkpoint:
-            best = self.run.path / f"checkpoint-{state.best_global_step}"
+            best = Path(state.best_model_checkpoint)
             if problem := problem_with(best):
                 raise UserError(f"{best}: the best checkpoint is no longer whole ({problem}); no model is written")
 
