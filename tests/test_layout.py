@@ -32,7 +32,7 @@ ROOMS = [
 ]
 """A room (a folder or a single file) imports only from rooms above it, and from itself."""
 
-MAY_IMPORT_TORCH = ("shared_prefix", "training", "chat.tokenizer", "engines.transformers")
+MAY_IMPORT_TORCH = ("shared_prefix", "runs.model", "training", "chat.tokenizer", "engines.transformers")
 
 
 def modules():

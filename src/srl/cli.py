@@ -20,7 +20,7 @@ from srl.data.formats.solutions import Columns
 from srl.data.prepare import StepOptions, prepare
 from srl.data.show import counting, show_instances
 from srl.data.sources import Source
-from srl.errors import UserError
+from srl.errors import UserError, disk_fault
 from srl.evaluation.evaluate import EvaluationOptions
 from srl.runs.recipe import Recipe, read_recipe
 
@@ -350,8 +350,21 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         print(f"srl: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if (fault := disk_fault(error)) is None:
+            raise
+        print(f"srl: {fault}{_remedy(arguments)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
+        print(f"srl: stopped{_remedy(arguments)}", file=sys.stderr)
         sys.exit(130)
+
+
+def _remedy(arguments: list[str]) -> str:
+    """How to go on with a command that was cut short, for those that can."""
+    if arguments[:1] in (["experiment"], ["demo"]):
+        return "; the same command goes on"
+    return "; the same command with --resume goes on" if arguments[:1] in (["train"], ["evaluate"]) else ""
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from srl.chat.prompts import STEP_SYSTEM_PROMPT
 from srl.errors import UserError
+from srl.runs.model import loading
 
 OPEN_THOUGHT = "<think>"
 
@@ -118,10 +119,8 @@ def load_chat(model_path: str, **options: Any) -> Chat:
     Raises:
         UserError: no tokenizer there, or none that can render our conversations.
     """
-    try:
+    with loading(model_path, "tokenizer"):  # not on the Hub, no network, none in the folder, a broken one
         tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:  # not on the Hub, no network, no tokenizer in the folder
-        raise UserError(f"{model_path}: no tokenizer could be loaded: {str(error).strip().splitlines()[0]}") from None
     try:
         stops = GenerationConfig.from_pretrained(model_path).eos_token_id
     except OSError:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 
 from srl.chat.tokenizer import Chat, load_chat
 from srl.engines.protocols import Reply
-from srl.errors import UserError
 from srl.records import Message
+from srl.runs.model import load_model
 from srl.shared_prefix.sampler import SamplingOptions, sample_completions
 from srl.shared_prefix.support import why_no_sampling
 from srl.shared_prefix.trial import problem_with_sampling
@@ -33,10 +33,7 @@ class TransformersEngine:
         self.max_tokens = max_tokens
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: no model could be loaded: {str(error).strip().splitlines()[0]}") from None
+        self.model: Any = load_model(path, dtype, self.chat.tokenizer).to(device)
         self.model.eval()
         # What a model recommends (top_p, min_p, beams, penalties, …) would be added to what is asked for here.
         self.model.generation_config = GenerationConfig()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -29,7 +28,7 @@ from srl.errors import UserError
 from srl.evaluation.benchmarks import LoadedBenchmark, Problem, facts, load_benchmarks, self_check_lines
 from srl.evaluation.display import Display
 from srl.evaluation.results import Key, Tally, write_results
-from srl.files import check_output_folder, write_text
+from srl.files import check_output_folder, clear_folder, locked, write_text
 from srl.rewards.answers import judge, last_box
 from srl.runs.environment import environment
 from srl.runs.folder import RunFolder, resolve_model
@@ -112,17 +111,18 @@ def evaluate(
         "benchmarks": {item.name: dict(facts(item)) for item in loaded},
     }
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-eval"
-    tallies = open_evaluation(folder, config, resume=resume, overwrite=overwrite)
-    print("\n".join(self_check_lines(loaded)), flush=True)
-    with Display(len(plan), tallies) as display:
-        recorder = Recorder(folder, config, tallies, display)
-        missing = [sample for sample in plan if sample.key not in tallies]
-        if served and missing:
-            endpoint = Endpoint(path, str(model), options.max_tokens)
-            asyncio.run(ask_endpoint(endpoint, missing, recorder, concurrency))
-        elif missing:
-            ask_engine(load_engine(config["engine"], path, options.max_tokens), plan, recorder)
-    write_results(folder, tallies)
+    with locked(folder):
+        tallies = open_evaluation(folder, config, resume=resume, overwrite=overwrite)
+        print("\n".join(self_check_lines(loaded)), flush=True)
+        with Display(len(plan), tallies) as display:
+            recorder = Recorder(folder, config, tallies, display)
+            missing = [sample for sample in plan if sample.key not in tallies]
+            if served and missing:
+                endpoint = Endpoint(path, str(model), options.max_tokens)
+                asyncio.run(ask_endpoint(endpoint, missing, recorder, concurrency))
+            elif missing:
+                ask_engine(load_engine(config["engine"], path, options.max_tokens), plan, recorder)
+        write_results(folder, tallies)
     return folder
 
 
@@ -171,8 +171,7 @@ def open_evaluation(folder: Path, config: dict[str, Any], *, resume: bool, overw
     check_output_folder(
         folder, overwrite=overwrite, marker="evaluation.json", remedies="--resume it, or --overwrite it"
     )
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    clear_folder(folder)
     write_text(record, json.dumps({"config": config, **environment()}, indent=2) + "\n")
     return {}
 

@@ -11,7 +11,6 @@ model/            the trained model, for `from_pretrained` (LoRA already merged;
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from srl.errors import UserError
-from srl.files import check_output_folder, write_text
+from srl.files import check_output_folder, clear_folder, clear_left_overs, write_text
+from srl.runs.checkpoints import choose, retract_manifest, step_of
 from srl.runs.environment import environment
 from srl.runs.recipe import Recipe, read_recipe, recipe_toml
 
@@ -33,6 +33,9 @@ HELD_OUT = {
     "eval_mean_token_accuracy": "token accuracy",
 }
 """The metrics that sum up a run."""
+
+MAX_STEP = 2**53
+"""No run has more steps; a damaged number may have any."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,45 @@ class RunFolder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What run.json holds."""
-        return json.loads((self.path / "run.json").read_text())
+        """What run.json holds.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        path = self.path / "run.json"
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            facts = None
+        if not isinstance(facts, dict):
+            raise UserError(f"{path}: damaged; srl train {self.path / 'config.toml'} --resume writes it again")
+        return facts
 
     def add_facts(self, **facts: Any) -> None:
         """Add facts to run.json; the first call also records versions, commit, command and machine."""
-        known = self.facts if self.exists else environment()
+        try:
+            known = self.facts if self.exists else environment()
+        except UserError:
+            print(f"{self.path / 'run.json'}: damaged; begun anew, with the versions of today")
+            known = environment()
         write_text(self.path / "run.json", json.dumps({**known, **facts}, indent=2) + "\n")
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The complete lines of metrics.jsonl, in order; the rest of a line that a kill cut short is left out."""
+        """The readable lines of metrics.jsonl, in order."""
+        return self.read_metrics()[0]
+
+    def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """The readable lines of metrics.jsonl, and how many are damaged, beside a last one that a kill cut short."""
         path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines: list[dict[str, Any]] = []
+        n_damaged = 0
+        for text in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+            if (line := _metrics_line(text)) is not None:
+                lines.append(line)
+            else:
+                n_damaged += text.endswith(b"\n")
+        return lines, n_damaged
 
     def append_metrics(self, metrics: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -77,20 +103,16 @@ class RunFolder:
 
     def truncate_metrics(self, step: int) -> None:
         """Forget what was logged after `step` (everything, if 0): the resumed run logs it again."""
-        kept = [line for line in self.metrics if line["step"] <= step] if step else []
+        lines, n_damaged = self.read_metrics()
+        if n_damaged:
+            print(f"{self.path / 'metrics.jsonl'}: {n_damaged} damaged lines are left out")
+        kept = [line for line in lines if line["step"] <= step] if step else []
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint; one that a kill cut short has no readable trainer state."""
-        found = sorted(self.path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
-        for path in found:
-            try:
-                json.loads((path / "trainer_state.json").read_text())
-            except (FileNotFoundError, json.JSONDecodeError):
-                continue
-            return path
-        return None
+        """The newest whole checkpoint."""
+        return choose(self.path).checkpoint
 
     @property
     def model(self) -> Path | None:
@@ -109,6 +131,16 @@ class RunFolder:
         return self.facts["system_prompt"] if self.recipe.row_kind == "steps" else None
 
 
+def _metrics_line(text: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it is damaged."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_line = isinstance(line, dict) and isinstance(line.get("step"), int) and 0 <= line["step"] <= MAX_STEP
+    return line if is_line else None
+
+
 def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
     """Prepare the run folder: a new one, or that of the run to resume, cut back to its last checkpoint.
 
@@ -118,17 +150,26 @@ def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -
     """
     run = RunFolder(recipe.output_dir)
     if resume and (run.path / "config.toml").is_file():
+        clear_left_overs(run.path)
         _refuse_another_recipe(run, recipe)
         if run.model:
             raise UserError(f"{run.path}: this run has finished; nothing to resume")
-        checkpoint = run.last_checkpoint
-        run.truncate_metrics(step=int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        _cut_back(run)
         return run
     check_output_folder(run.path, overwrite=overwrite, marker="run.json", remedies="--resume it, or --overwrite it")
-    shutil.rmtree(run.path, ignore_errors=True)
-    run.path.mkdir(parents=True, exist_ok=True)
+    clear_folder(run.path)
     write_text(run.path / "config.toml", recipe_toml(recipe))
     return run
+
+
+def _cut_back(run: RunFolder) -> None:
+    """Take a run to its newest whole checkpoint, and say which where others are newer."""
+    checkpoint, passed_over = choose(run.path)
+    for name, problem in passed_over.items():
+        retract_manifest(run.path / name)  # it will be written again, over what is there
+        print(f"{run.path / name}: not whole, so not resumed from: {problem}")
+    print(f"{run.path}: going on from {checkpoint.name if checkpoint else 'the beginning: no whole checkpoint'}")
+    run.truncate_metrics(step_of(checkpoint) if checkpoint else 0)
 
 
 def _refuse_another_recipe(run: RunFolder, recipe: Recipe) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from srl.errors import UserError
-from srl.files import write_text
+from srl.files import LOCK, clear_folder, locked, write_text
 from srl.runs.environment import environment
 from srl.study.data import write_problems
 from srl.study.experiment import Experiment, read_experiment
@@ -31,14 +30,15 @@ def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int, overwrit
         UserError: a wrong experiment file; `out` is something else, or belongs to another experiment.
     """
     experiment = read_experiment(path)
-    open_experiment(experiment, out, overwrite=overwrite)
-    jobs = plan_jobs(experiment, out, n_seeds)
-    for group in {job.group.name: job.group for job in jobs.values() if isinstance(job, Run)}.values():
-        group.write_data()
-    os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, processes lose by them
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
-        _work(pool, jobs, n_jobs)
+    with locked(out):
+        open_experiment(experiment, out, overwrite=overwrite)
+        jobs = plan_jobs(experiment, out, n_seeds)
+        for group in {job.group.name: job.group for job in jobs.values() if isinstance(job, Run)}.values():
+            group.write_data()
+        os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, processes lose by them
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(n_jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
+            _work(pool, jobs, n_jobs)
     return experiment
 
 
@@ -63,12 +63,12 @@ def open_experiment(experiment: Experiment, out: Path, *, overwrite: bool = Fals
     record = out / "experiment.json"
     wanted = experiment.model_dump(mode="json")
     if record.is_file() and overwrite:
-        shutil.rmtree(out)
+        clear_folder(out)
     elif record.is_file():
         if json.loads(record.read_text())["experiment"] != wanted:
             raise UserError(f"{out}: holds another experiment, or another version of it; choose another --out")
         return
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(path.name != LOCK for path in out.iterdir()):
         raise UserError(f"{out}: expected an empty folder or an experiment, found other files; choose another --out")
     (out / "problems").mkdir(parents=True)
     write_problems(out / "problems", experiment.domain)

@@ -18,6 +18,7 @@ from trl.trainer.utils import RepeatSampler
 from srl.chat.tokenizer import load_chat
 from srl.errors import UserError
 from srl.runs.folder import resolve_model
+from srl.runs.model import loading
 from srl.runs.recipe import Recipe
 from srl.shared_prefix.cost import COARSER, Cost, ModelSize, cost
 from srl.shared_prefix.packing import Ids, pack
@@ -50,7 +51,8 @@ def forecast(recipe: Recipe, completion_tokens: int) -> Forecast:
     recipe = fit_to_data(recipe, len(rows), num_processes=1)
     asked = [rows[index]["prompt"] for index in _step(recipe, list(rows["trajectory_id"]))]
     prompts = chat.prompt_ids(asked)
-    size = ModelSize.of(AutoConfig.from_pretrained(path).get_text_config())
+    with loading(path, "configuration"):
+        size = ModelSize.of(AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config())
     passes = _passes(prompts, recipe, completion_tokens, size.vocabulary)
     costs = {sharing: [_cost(rows, lengths, sharing, size) for rows, lengths in passes] for sharing in COARSER}
     return Forecast(len(asked), {sharing: sum_of(parts) for sharing, parts in costs.items()})

@@ -75,7 +75,8 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
         "disable_tqdm": True,
         "save_strategy": "steps" if recipe.save_steps else "no",
         "save_steps": recipe.save_steps or 1,
-        "save_total_limit": recipe.checkpoints.save_total_limit,
+        "save_total_limit": None,  # WholeCheckpoints deletes old ones
+        "logging_nan_inf_filter": False,  # NaN would be logged as 0; DivergenceGuard stops at it
     }
     if has_validation:
         options |= {
@@ -108,6 +109,8 @@ def _further_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
         "seed",
         "eval_steps",
         "save_steps",
+        "save_total_limit",
+        "logging_nan_inf_filter",
         "expert_logprob_gain",
         "multi_objective_aggregation",
     }

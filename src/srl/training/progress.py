@@ -77,6 +77,9 @@ class RunProgress(TrainerCallback):
                 control.should_save = args.save_strategy != "no"
         if not state.is_world_process_zero:
             return
+        if "train_loss" in logs:  # transformers' is the mean since the run was resumed
+            losses = [line["loss"] for line in state.log_history if "loss" in line]
+            logs = logs | {"train_loss": sum(losses) / max(1, len(losses))}
         self.run.append_metrics({"step": state.global_step, **logs})
         forms = SHOWN if {"reward", "eval_reward"} & logs.keys() else SHOWN_OF_SFT
         shown = [form.format(logs[name]) for name, form in forms.items() if logs.get(name) is not None]

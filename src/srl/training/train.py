@@ -21,7 +21,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import (
-    AutoModelForCausalLM,
     PrinterCallback,
     Trainer,
 )
@@ -30,13 +29,18 @@ from trl import SFTConfig, SFTTrainer
 from srl.chat.tokenizer import Chat, load_chat
 from srl.errors import UserError
 from srl.rewards import StepReward, answer_correctness, format_penalty
-from srl.runs.folder import RunFolder, open_run, resolve_model
+from srl.runs.checkpoints import tokens_at
+from srl.runs.folder import RunFolder, resolve_model
+from srl.runs.model import load_model
 from srl.runs.recipe import Recipe
+from srl.training.attend import attended
+from srl.training.callbacks import run_callbacks
+from srl.training.checkpoints import reading
 from srl.training.config import SRLConfig
 from srl.training.model_card import write_model_card
 from srl.training.options import fit_to_data, trainer_options
-from srl.training.progress import RunProgress
 from srl.training.rows import load_rows
+from srl.training.signals import stopping_at_signals
 from srl.training.trainer import SRLTrainer
 
 
@@ -67,27 +71,27 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         print(f"batches of {recipe.rollout.prompts_per_step} prompts, for {len(train_rows)} rows to train on")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
 
-    with processes.main_process_first():
+    model = _load_model(recipe, model_path, chat)
+
+    with attended(recipe, processes, resume=resume, overwrite=overwrite) as run:
         if processes.is_main_process:
-            run = open_run(recipe, resume=resume, overwrite=overwrite)
             run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows), date=today.isoformat())
         checkpoint = run.last_checkpoint
-
-    model = _load_model(recipe, model_path, chat)
-    if checkpoint:
-        options |= {"eval_on_start": False}
-    trainer = build_trainer(recipe, options, model, chat, train_rows, eval_rows)
-    if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
-        trainer._total_train_tokens = int(run.metrics[-1].get("num_tokens", 0))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if not trainer.state.global_step:
-        raise UserError(f"{recipe.output_dir}: not one optimizer step was made, so there is no model to write")
-    return save_model(recipe, trainer, model_path, chat, processes)
+        if checkpoint:
+            options |= {"eval_on_start": False}
+        trainer = build_trainer(recipe, options, model, chat, train_rows, eval_rows)
+        if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
+            trainer._total_train_tokens = tokens_at(checkpoint)
+        with stopping_at_signals(trainer, run), reading(checkpoint, trainer):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if not trainer.state.global_step:
+            raise UserError(f"{recipe.output_dir}: not one optimizer step was made, so there is no model to write")
+        return save_model(recipe, trainer, model_path, chat, processes)
 
 
 def _load_model(recipe: Recipe, path: str, chat: Chat) -> Any:
     """The model, which from here on also stops where its chat template ends a turn."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, recipe.model.dtype))
+    model = load_model(path, getattr(torch, recipe.model.dtype), chat.tokenizer)
     model.generation_config.eos_token_id = list(chat.end_ids)
     return model
 
@@ -107,7 +111,7 @@ def build_trainer(
         "eval_dataset": eval_rows,
         "processing_class": chat.tokenizer,
         "peft_config": _lora(recipe) if recipe.model.use_peft else None,
-        "callbacks": [RunProgress(RunFolder(recipe.output_dir), recipe.optim.max_num_tokens)],
+        "callbacks": run_callbacks(recipe),
     }
     if recipe.stage == "sft":
         trainer = SFTTrainer(args=SFTConfig(**options), **common)

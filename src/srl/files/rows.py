@@ -1,11 +1,10 @@
-"""Rows in, files out: reading every table format with line numbers, and writing all or nothing."""
+"""Rows in and out: every table format, with the place of each row for messages, in bounded memory."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import shutil
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,12 @@ SUFFIXES = (".jsonl", *JSON_SUFFIXES, ".parquet", ".arrow")
 
 MAX_BYTES = 2**29
 """The longest line, or JSON file, that is read: what holds more is damaged, or should be JSONL."""
+
+MAX_UNPACKED, UNPACKED_FACTOR = 2**31, 200
+"""What a `.gz` may unpack to: so many bytes, or so many times its own size. JSON packs 5 to 50 times, a bomb 1,000."""
+
+MAX_EMPTY_LINES = 1_000_000
+"""In a row: a file of nothing else takes minutes to go through, and is no file of rows."""
 
 BATCH_ROWS = 16
 """Rows of a parquet or Arrow file held as Python objects at a time: agents' rows reach megabytes."""
@@ -103,17 +108,32 @@ def _read_jsonl(path: Path) -> Iterator[Row | UserError]:
         yield from _lines(file, path)
 
 
-def _lines(file: BinaryIO, path: Path, start: int = 1) -> Iterator[Row | UserError]:
-    number = start - 1
+def _lines(file: BinaryIO, path: Path) -> Iterator[Row | UserError]:
+    unpacked, limit = 0, _most_bytes(path)
+    number = n_empty = 0
     while line := file.readline(MAX_BYTES + 1):
         number += 1
+        unpacked += len(line)
         where = f"{path}:{number}"
+        n_empty = 0 if line.strip() else n_empty + 1
         if len(line) > MAX_BYTES:
-            while line and not line.endswith(b"\n"):
-                line = file.readline(MAX_BYTES)
             yield UserError(f"{where}: a line of over {MAX_BYTES >> 20} MiB; expected one row per line")
-        elif line.strip():
+            while line and not line.endswith(b"\n") and unpacked <= limit:
+                line = file.readline(MAX_BYTES)
+                unpacked += len(line)
+        elif not n_empty:
             yield _parse_json(line, where)
+        if unpacked > limit:
+            size = path.stat().st_size
+            yield UserError(f"{where}: {size:,} bytes unpack to over {limit:,}; if it should, unpack the file first")
+            return
+        if n_empty > MAX_EMPTY_LINES:
+            yield UserError(f"{where}: over {MAX_EMPTY_LINES:,} empty lines in a row; expected one row per line")
+            return
+
+
+def _most_bytes(path: Path) -> float:
+    return max(MAX_UNPACKED, UNPACKED_FACTOR * path.stat().st_size) if path.suffix == ".gz" else math.inf
 
 
 def _read_json(path: Path) -> Iterator[Row | UserError]:
@@ -266,50 +286,3 @@ def arrow_schema(columns: Mapping[str, Any]) -> Any:
         return {str: pyarrow.string(), int: pyarrow.int64()}[kind]
 
     return pyarrow.schema([(name, arrow_type(kind)) for name, kind in columns.items()])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or leave the old one: never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-@contextmanager
-def new_folder(path: Path, *, overwrite: bool = False, marker: str = "") -> Iterator[Path]:
-    """Yield an empty temporary folder that becomes `path` when the block ends without error.
-
-    An interrupted or failed block leaves `path` as it was.
-
-    Raises:
-        UserError: as `check_output_folder`.
-    """
-    check_output_folder(path, overwrite=overwrite, marker=marker)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_output_folder(
-    path: Path, *, overwrite: bool = False, marker: str = "", remedies: str = "--overwrite it"
-) -> None:
-    """Make sure that nothing is lost by writing to `path`.
-
-    Raises:
-        UserError: `path` holds something, and `overwrite` is False or the file `marker`, which srl leaves in
-            such folders, is not among it.
-    """
-    if path.is_file():
-        raise UserError(f"{path}: expected a folder to write, found a file")
-    if not path.is_dir() or not any(path.iterdir()):
-        return
-    if not overwrite:
-        raise UserError(f"{path}: not empty, and nothing is overwritten silently; choose another folder or {remedies}")
-    if not (path / marker).is_file():
-        raise UserError(f"{path}: --overwrite deletes only what srl wrote, and this folder has no {marker}")

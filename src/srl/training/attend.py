@@ -1,0 +1,61 @@
+"""A run from its opening to its end: one process group has the folder, and what goes wrong outside is one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from accelerate import PartialState
+
+from srl.errors import UserError, disk_fault
+from srl.files import locked
+from srl.runs.folder import RunFolder, open_run
+from srl.runs.recipe import Recipe
+
+LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|socket", re.IGNORECASE)
+"""In what torch raises where another process of the run has ended or does not answer."""
+
+
+@contextmanager
+def attended(recipe: Recipe, processes: PartialState, *, resume: bool, overwrite: bool) -> Iterator[RunFolder]:
+    """The run folder, opened and locked by the main process; the others wait until it is.
+
+    Raises:
+        UserError: as `open_run`; another process has the folder; the disk is full, read-only or gone; another process
+            of this run has ended.
+    """
+    run = RunFolder(recipe.output_dir)
+    with ExitStack() as stack:
+        try:
+            with processes.main_process_first():
+                if processes.is_main_process:
+                    stack.enter_context(locked(run.path, "end it, or wait; two runs would mix their lines"))
+                    open_run(recipe, resume=resume, overwrite=overwrite)
+            yield run
+        except UserError:
+            raise
+        except Exception as error:
+            if (line := _in_one_line(error, run, processes)) is None:
+                raise
+            raise UserError(line) from error
+
+
+def how_to_go_on(run: RunFolder) -> str:
+    """The command that takes up a run, for messages."""
+    return f"go on with: srl train {run.path / 'config.toml'} --resume"
+
+
+def _in_one_line(error: Exception, run: RunFolder, processes: PartialState) -> str | None:
+    """What happened outside the program; None if it is an error of its own."""
+    if processes.num_processes > 1 and isinstance(error, RuntimeError) and LOST_PEER.search(str(error)):
+        reason = str(error).splitlines()[0]
+        return (
+            f"process {processes.process_index} of {processes.num_processes}: another one has ended or does not "
+            f"answer ({reason:.200}); {how_to_go_on(run)}"
+        )
+    if not run.exists:
+        return f"{run.path}: the run folder is gone ({str(error).splitlines()[0]:.200})"
+    if fault := disk_fault(error):
+        return f"{run.path}: {fault}; make room or mend it, then {how_to_go_on(run)}"
+    return None
