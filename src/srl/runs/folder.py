@@ -215,6 +215,11 @@ def resolve_model(name_or_path: str) -> str:
     path = Path(name_or_path)
     if own.is_dir() and not path.exists():
         return str(own)
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise UserError(
+            f"{path}: a LoRA adapter, not a model; an srl run's model/ has it merged, else merge it first "
+            "(peft: PeftModel.merge_and_unload)"
+        )
     run = RunFolder(path)
     if run.exists:
         if (model := run.model) is None:

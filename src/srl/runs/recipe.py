@@ -35,6 +35,7 @@ class Model(_Table):
         "float32",
         description="Of the weights; on a GPU the arithmetic is bfloat16 anyway. AdamW at 5e-7 needs float32.",
     )
+    disable_dropout: bool = Field(True, description="Train without the model's dropout.")
     use_peft: bool = Field(False, description="Train LoRA adapters; the run's model/ holds them merged.")
     lora_r: int = Field(16, ge=1, description="LoRA rank.")
     lora_alpha: int = Field(32, ge=1, description="LoRA scale, divided by the rank.")

@@ -24,6 +24,7 @@ from srl.shared_prefix.cost import COARSER, Cost, ModelSize, cost
 from srl.shared_prefix.packing import Ids, pack
 from srl.shared_prefix.trainer import TrajectorySampler
 from srl.training.options import fit_to_data
+from srl.training.policy import max_positions
 from srl.training.rows import load_rows
 
 
@@ -45,7 +46,7 @@ def forecast(recipe: Recipe, completion_tokens: int) -> Forecast:
         raise UserError("srl plan: expected a recipe of the stage srl or rlvr, found sft, which samples nothing")
     path = resolve_model(recipe.model.model_name_or_path)
     chat = load_chat(path, **recipe.chat.model_dump())
-    rows = load_rows(recipe, "train", chat)
+    rows = load_rows(recipe, "train", chat, max_positions(path))
     if not rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
     recipe = fit_to_data(recipe, len(rows), num_processes=1)

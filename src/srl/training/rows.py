@@ -24,10 +24,10 @@ PREFIX_CHECKED_ROWS = 1000
 """A template that breaks prefixes shows in the first trajectories."""
 
 
-def load_rows(recipe: Recipe, split: str, chat: Chat) -> Dataset | None:
+def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = None) -> Dataset | None:
     """The rows of one split in the shape that the stage's trainer takes; None if there is no such split.
 
-    Memory-mapped: memory does not grow with their number.
+    `positions` is how many tokens the model takes. Memory-mapped: memory does not grow with the number of rows.
     """
     path = rows_file(recipe.data.path, f"{split}.{recipe.row_kind}")
     if path.stat().st_size == 0:
@@ -41,7 +41,7 @@ def load_rows(recipe: Recipe, split: str, chat: Chat) -> Dataset | None:
         return None
     if recipe.stage == "rlvr":
         rows = _with_known_answer(rows, path)
-    rows = _within_length(rows, recipe, chat, path)
+    rows = _within_length(rows, recipe, chat, path, positions)
     if recipe.stage == "srl" and split == "train" and recipe.rollout.share_prefix == "trajectory":
         _say_where_prefixes_break(rows, chat, path)
     if recipe.stage == "sft":
@@ -70,9 +70,10 @@ def _with_known_answer(rows: Dataset, path: Path) -> Dataset:
     return known
 
 
-def _within_length(rows: Dataset, recipe: Recipe, chat: Chat, path: Path) -> Dataset:
+def _within_length(rows: Dataset, recipe: Recipe, chat: Chat, path: Path, positions: int | None) -> Dataset:
     """Check every prompt's length: cutting one silently would change the question."""
     limit = recipe.data.max_prompt_length
+    completion = 0 if recipe.stage == "sft" else recipe.rollout.max_completion_length
 
     def lengths(batch: dict[str, list[Any]]) -> dict[str, list[int]]:
         return {"length": [len(ids) for ids in chat.prompt_ids(batch["prompt"])]}
@@ -85,6 +86,13 @@ def _within_length(rows: Dataset, recipe: Recipe, chat: Chat, path: Path) -> Dat
         raise UserError(
             f"{path}:{line}: a prompt of {all_lengths[line - 1]} tokens, the limit is {limit} ({n_long} of {len(rows)} "
             "are longer); raise data.max_prompt_length or set data.drop_long_prompts"
+        )
+    longest = max((all_lengths[index] for index in fitting), default=0)
+    if positions and longest + completion > positions:
+        remedy = "rollout.max_completion_length or data.max_prompt_length" if completion else "data.max_prompt_length"
+        raise UserError(
+            f"{path}:{all_lengths.index(longest) + 1}: a prompt of {longest} tokens and a completion of up to "
+            f"{completion} are more than the {positions} positions of the model; lower {remedy}"
         )
     if n_long:
         print(f"{path}: {n_long} of {len(rows)} prompts are longer than {limit} tokens and are left out")

@@ -7,7 +7,6 @@ with another reward.
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from datetime import date
 from functools import partial
@@ -19,7 +18,6 @@ import torch
 import transformers
 from accelerate import PartialState
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -31,14 +29,13 @@ from srl.errors import UserError
 from srl.rewards import StepReward, answer_correctness, format_penalty
 from srl.runs.checkpoints import tokens_at
 from srl.runs.folder import RunFolder, resolve_model
-from srl.runs.model import load_model
 from srl.runs.recipe import Recipe
 from srl.training.attend import attended
 from srl.training.callbacks import run_callbacks
 from srl.training.checkpoints import reading
 from srl.training.config import SRLConfig
-from srl.training.model_card import write_model_card
 from srl.training.options import fit_to_data, trainer_options
+from srl.training.policy import load_policy, lora, max_positions, save_model
 from srl.training.rows import load_rows
 from srl.training.signals import stopping_at_signals
 from srl.training.trainer import SRLTrainer
@@ -60,8 +57,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     run = RunFolder(recipe.output_dir)
     today = run.date if resume and run.exists else date.today()
     chat = load_chat(model_path, **recipe.chat.model_dump(), today=today)
-    train_rows = load_rows(recipe, "train", chat)
-    eval_rows = load_rows(recipe, "validation", chat) if recipe.validation.eval_steps else None
+    positions = max_positions(model_path)
+    train_rows = load_rows(recipe, "train", chat, positions)
+    eval_rows = load_rows(recipe, "validation", chat, positions) if recipe.validation.eval_steps else None
     if not train_rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
     if recipe.validation.eval_steps and not eval_rows and processes.is_main_process:
@@ -71,7 +69,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         print(f"batches of {recipe.rollout.prompts_per_step} prompts, for {len(train_rows)} rows to train on")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
 
-    model = _load_model(recipe, model_path, chat)
+    model = load_policy(recipe, model_path, chat)
 
     with attended(recipe, processes, resume=resume, overwrite=overwrite) as run:
         if processes.is_main_process:
@@ -89,13 +87,6 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         return save_model(recipe, trainer, model_path, chat, processes)
 
 
-def _load_model(recipe: Recipe, path: str, chat: Chat) -> Any:
-    """The model, which from here on also stops where its chat template ends a turn."""
-    model = load_model(path, getattr(torch, recipe.model.dtype), chat.tokenizer)
-    model.generation_config.eos_token_id = list(chat.end_ids)
-    return model
-
-
 def build_trainer(
     recipe: Recipe,
     options: dict[str, Any],
@@ -110,7 +101,7 @@ def build_trainer(
         "train_dataset": train_rows,
         "eval_dataset": eval_rows,
         "processing_class": chat.tokenizer,
-        "peft_config": _lora(recipe) if recipe.model.use_peft else None,
+        "peft_config": lora(recipe, model),
         "callbacks": run_callbacks(recipe),
     }
     if recipe.stage == "sft":
@@ -127,42 +118,6 @@ def _rewards(recipe: Recipe, chat: Chat) -> list[Any]:
         return [answer_correctness]
     step_reward = StepReward(recipe.reward, tokenize=partial(chat.tokenizer.encode, add_special_tokens=False))
     return [step_reward, format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
-
-
-def _lora(recipe: Recipe) -> LoraConfig:
-    modules = recipe.model.lora_target_modules
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=recipe.model.lora_r,
-        lora_alpha=recipe.model.lora_alpha,
-        target_modules=modules if modules == "all-linear" else modules.split(","),
-    )
-
-
-def save_model(recipe: Recipe, trainer: Trainer, model_path: str, chat: Chat, processes: PartialState) -> Path:
-    """Write `model/` whole or not at all. LoRA is merged, so that a later stage starts from what was trained."""
-    folder = recipe.output_dir
-    written = folder / ".model"
-    trainer.save_model(str(written))
-    processes.wait_for_everyone()
-    if processes.is_main_process:
-        if recipe.model.use_peft:
-            shutil.rmtree(folder / "adapter", ignore_errors=True)
-            written.rename(folder / "adapter")
-            base = _load_model(recipe, model_path, chat)
-            PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(written)
-            trainer.processing_class.save_pretrained(written)
-        write_model_card(recipe, written, trainer.state.global_step)
-        written.rename(folder / "model")
-        state = trainer.state
-        RunFolder(folder).add_facts(
-            finished_steps=state.global_step,
-            best_step=state.best_global_step,
-            best_metric=state.best_metric,
-        )
-        print(f"wrote {folder / 'model'}/", flush=True)
-    processes.wait_for_everyone()
-    return folder / "model"
 
 
 def _system_prompt(rows: Dataset) -> str:

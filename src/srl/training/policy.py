@@ -1,0 +1,106 @@
+"""The policy: the model that is trained, from its folder to the run's `model/`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from peft import LoraConfig, PeftModel
+from transformers import AutoConfig, Trainer
+
+from srl.chat.tokenizer import Chat
+from srl.errors import UserError
+from srl.runs.folder import RunFolder
+from srl.runs.model import load_model, loading
+from srl.runs.recipe import Recipe, suggest
+from srl.training.model_card import write_model_card
+
+
+def load_policy(recipe: Recipe, path: str, chat: Chat) -> Any:
+    """The model, which from here on also stops where its chat template ends a turn.
+
+    Raises:
+        UserError: the folder holds no whole causal model, or another tokenizer's.
+    """
+    model = load_model(path, getattr(torch, recipe.model.dtype), chat.tokenizer)
+    model.generation_config.eos_token_id = list(chat.end_ids)
+    if recipe.model.disable_dropout:
+        _disable_dropout(model)
+    return model
+
+
+def _disable_dropout(model: Any) -> None:
+    """Also where a layer keeps its rate as a number and drops by itself, as attention does."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def max_positions(path: str) -> int | None:
+    """How many tokens the model takes, prompt and completion together; None if it does not say."""
+    with loading(path, "configuration"):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
+def lora(recipe: Recipe, model: Any) -> LoraConfig | None:
+    """The adapters to train, if the recipe wants some.
+
+    Raises:
+        UserError: a module that the model does not have, or one whose weights it uses twice.
+    """
+    if not recipe.model.use_peft:
+        return None
+    wanted: str | list[str] = recipe.model.lora_target_modules
+    if wanted != "all-linear":
+        wanted = [name.strip() for name in recipe.model.lora_target_modules.split(",")]
+        _check_modules(model, [name.rpartition(".")[2] for name in wanted])
+    return LoraConfig(
+        task_type="CAUSAL_LM", r=recipe.model.lora_r, lora_alpha=recipe.model.lora_alpha, target_modules=wanted
+    )
+
+
+def _check_modules(model: Any, wanted: list[str]) -> None:
+    modules = {name.rpartition(".")[2]: module for name, module in model.named_modules() if name}
+    for name in wanted:
+        if name not in modules:
+            raise UserError(f"model.lora_target_modules: the model has no module `{name}`{suggest(name, [*modules])}")
+    embedding = model.get_input_embeddings().weight
+    tied = [name for name, module in modules.items() if getattr(module, "weight", None) is embedding]
+    if len(tied) > 1 and (shared := sorted({*tied} & {*wanted})):
+        raise UserError(
+            f"model.lora_target_modules: this model has one matrix for {' and '.join(sorted(tied))}, so an adapter of "
+            f"{' and '.join(shared)} cannot be merged into it; leave it out"
+        )
+
+
+def save_model(recipe: Recipe, trainer: Trainer, model_path: str, chat: Chat, processes: PartialState) -> Path:
+    """Write `model/` whole or not at all. LoRA is merged, so that a later stage starts from what was trained."""
+    folder = recipe.output_dir
+    written = folder / ".model"
+    trainer.save_model(str(written))
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        if recipe.model.use_peft:
+            shutil.rmtree(folder / "adapter", ignore_errors=True)
+            written.rename(folder / "adapter")
+            base = load_policy(recipe, model_path, chat)
+            PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(written)
+            trainer.processing_class.save_pretrained(written)
+        write_model_card(recipe, written, trainer.state.global_step)
+        written.rename(folder / "model")
+        state = trainer.state
+        RunFolder(folder).add_facts(
+            finished_steps=state.global_step,
+            best_step=state.best_global_step,
+            best_metric=state.best_metric,
+        )
+        print(f"wrote {folder / 'model'}/", flush=True)
+    processes.wait_for_everyone()
+    return folder / "model"
