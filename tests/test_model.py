@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from srl.chat.tokenizer import load_tokenizer
+from srl.chat.tokenizer import load_chat
 from srl.errors import UserError
 from srl.runs.model import load_model
 
@@ -63,7 +63,7 @@ BROKEN = {
 
 
 def load(folder):
-    return load_model(str(folder), torch.float32, load_tokenizer(str(folder)))
+    return load_model(str(folder), torch.float32, load_chat(str(folder)).tokenizer)
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -97,7 +97,7 @@ def test_a_tokenizer_of_a_larger_model_is_refused(tiny_model, tmp_path):
 
 
 def test_an_added_token_that_nothing_uses_may_lie_beyond_the_vocabulary(tiny_model, tmp_path):
-    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer = load_chat(str(tiny_model)).tokenizer
     model = load_model(str(tiny_model), torch.float32)
     missing = model.config.vocab_size - len(tokenizer) + 1
     tokenizer.add_tokens([f"<image{index}>" for index in range(max(1, missing))])

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,12 +117,6 @@ class RunFolder:
     def model(self) -> Path | None:
         """The `model/` of a finished run; None until it is there."""
         return self.path / "model" if (self.path / "model" / "config.json").is_file() else None
-
-    @property
-    def date(self) -> date:
-        """The day that the run's prompts carry, where the chat template prints one."""
-        facts = self.facts
-        return date.fromisoformat(facts.get("date") or facts["started"][:10])
 
     @property
     def step_prompt(self) -> str | None:

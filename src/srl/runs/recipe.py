@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Callable
+from datetime import date
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -52,6 +53,9 @@ class ChatOptions(_Table):
         False,
         description="End every prompt with <think>, as reasoning models' templates do. For a model that does not "
         "write it by itself.",
+    )
+    today: date | None = Field(
+        None, description="The date that the template prints, if it prints one; by default the day the run starts."
     )
 
 

@@ -55,8 +55,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
 
     model_path = resolve_model(recipe.model.model_name_or_path)
     run = RunFolder(recipe.output_dir)
-    today = run.date if resume and run.exists else date.today()
-    chat = load_chat(model_path, **recipe.chat.model_dump(), today=today)
+    recipe = _dated(recipe, run if resume else None)
+    chat = load_chat(model_path, **recipe.chat.model_dump())
     positions = max_positions(model_path)
     train_rows = load_rows(recipe, "train", chat, positions)
     eval_rows = load_rows(recipe, "validation", chat, positions) if recipe.validation.eval_steps else None
@@ -73,7 +73,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
 
     with attended(recipe, processes, resume=resume, overwrite=overwrite) as run:
         if processes.is_main_process:
-            run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows), date=today.isoformat())
+            run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows))
         checkpoint = run.last_checkpoint
         if checkpoint:
             options |= {"eval_on_start": False}
@@ -85,6 +85,13 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         if not trainer.state.global_step:
             raise UserError(f"{recipe.output_dir}: not one optimizer step was made, so there is no model to write")
         return save_model(recipe, trainer, model_path, chat, processes)
+
+
+def _dated(recipe: Recipe, resumed: RunFolder | None) -> Recipe:
+    """The recipe with a date for chat templates that print one: a run that goes on keeps the day it started on."""
+    goes_on = resumed is not None and (resumed.path / "config.toml").is_file()
+    today = recipe.chat.today or (goes_on and resumed and resumed.recipe.chat.today) or date.today()
+    return recipe.model_copy(update={"chat": recipe.chat.model_copy(update={"today": today})})
 
 
 def build_trainer(
