@@ -61,6 +61,66 @@ def test_what_cannot_work_is_refused(tmp_path, section, message):
         read_recipe(tmp_path / "r.toml")
 
 
+LISTS_AND_TABLES = """
+reward_weights = [1.0]
+report_to = ["tensorboard", "wandb"]
+gradient_checkpointing_kwargs = { use_reentrant = false }
+generation_kwargs = { min_p = 0.1, stop_strings = ["x", "y"] }
+[trl.model_init_kwargs]
+attn_implementation = "sdpa"
+[trl.chat_template_kwargs]
+enable_thinking = false
+"""
+
+
+def test_further_options_may_be_lists_and_tables(tmp_path):
+    from srl.training.options import trainer_config, trainer_options
+
+    text = recipe_toml(open_recipe(prompts=4)) + LISTS_AND_TABLES  # ends with [trl]
+    (tmp_path / "r.toml").write_text(text)
+    recipe = read_recipe(tmp_path / "r.toml")
+    (tmp_path / "again.toml").write_text(recipe_toml(recipe))
+    assert read_recipe(tmp_path / "again.toml") == recipe
+    config = trainer_config(recipe, trainer_options(recipe, 1, has_validation=False))
+    assert config.reward_weights == [1.0]
+    assert config.report_to == ["tensorboard", "wandb"]
+    assert config.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    assert config.generation_kwargs == {"min_p": 0.1, "stop_strings": ["x", "y"]}
+    assert recipe.model_init_kwargs == {"attn_implementation": "sdpa"}
+    assert recipe.chat_template_kwargs == {"enable_thinking": False}
+
+
+def test_a_flag_sets_further_options(tmp_path):
+    import tyro
+
+    from srl.cli import Train
+
+    def read(recipe, *flags):
+        return tyro.cli(Train, args=flags, default=Train(recipe)).recipe.trl
+
+    listed = open_recipe().model_copy(
+        update={"trl": {"reward_weights": [1.0, 2.0], "generation_kwargs": {"min_p": 0.1}}}
+    )
+    assert read(listed) == listed.trl
+    assert read(listed, "--trl.reward-weights", "3", "4")["reward_weights"] == [3.0, 4.0]
+
+
+def test_the_trained_models_template_keeps_the_options_it_was_trained_with(tiny_model, tmp_path):
+    from srl.chat.tokenizer import load_tokenizer, prompt_ids, set_template_options
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template += "{% if add_generation_prompt and not think %}1 2{{ mark }}{% endif %}"
+    prompts = [[{"role": "user", "content": "6 * 7"}]]
+    thinking = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, think=True, tokenize=False)
+    plain = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, think=False, mark="3", tokenize=False)
+    set_template_options(tokenizer, {"think": False, "mark": "3"})
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(str(tmp_path))
+    assert again.decode(prompt_ids(again, prompts)[0]) == plain[0] != thinking[0]
+    asked = again.apply_chat_template(prompts, add_generation_prompt=True, think=True, tokenize=False)
+    assert asked == thinking  # whoever says otherwise is heard
+
+
 def open_recipe(passes=8, group=8, prompts=0):
     return Recipe(
         stage="srl",

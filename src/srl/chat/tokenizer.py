@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -32,3 +32,13 @@ def load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any]) -> list[list[int]]:
     """The tokens of each prompt, up to where the completion begins."""
     return tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def set_template_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> None:
+    """Give options of the chat template (`enable_thinking`, …) new defaults, which are saved with the tokenizer.
+
+    So whoever asks the trained model asks it as it was trained.
+    """
+    for name, value in options.items():
+        default = f"{{%- set {name} = {name} if {name} is defined else {value!r} %}}"  # Jinja reads Python's literals
+        tokenizer.chat_template = default + str(tokenizer.chat_template)

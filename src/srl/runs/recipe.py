@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from srl.errors import UserError
 
-Option = bool | int | float | str
 Read = TypeVar("Read", bound=BaseModel)
 
 
@@ -162,7 +161,7 @@ class Recipe(_Table):
     sft: Sft = Sft()
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
-    trl: dict[str, Option] = Field(default={}, description="Further options of TRL's GRPOConfig or SFTConfig.")
+    trl: dict[str, Any] = Field(default={}, description="Further options of TRL's GRPOConfig or SFTConfig.")
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -180,6 +179,16 @@ class Recipe(_Table):
         """What a prompt asks for: the next step, or the whole solution of a problem."""
         by_step = self.stage == "srl" or (self.stage == "sft" and self.sft.target == "steps")
         return "steps" if by_step else "problems"
+
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any]:
+        """Options of the chat template, which the trained model's tokenizer keeps as its defaults."""
+        return dict(self.trl.get("chat_template_kwargs", {}))
+
+    @property
+    def model_init_kwargs(self) -> dict[str, Any]:
+        """How the model is loaded, beside its dtype."""
+        return dict(self.trl.get("model_init_kwargs", {}))
 
     @property
     def save_steps(self) -> int:

@@ -15,7 +15,7 @@ from rich.table import Table
 from transformers import AutoConfig
 from trl.trainer.utils import RepeatSampler
 
-from srl.chat.tokenizer import load_tokenizer, prompt_ids
+from srl.chat.tokenizer import load_tokenizer, prompt_ids, set_template_options
 from srl.errors import UserError
 from srl.runs.folder import resolve_model
 from srl.runs.recipe import Recipe
@@ -44,6 +44,7 @@ def forecast(recipe: Recipe, completion_tokens: int) -> Forecast:
         raise UserError("srl plan: expected a recipe of the stage srl or rlvr, found sft, which samples nothing")
     path = resolve_model(recipe.model.model_name_or_path)
     tokenizer = load_tokenizer(path)
+    set_template_options(tokenizer, recipe.chat_template_kwargs)
     rows = load_rows(recipe, "train", tokenizer)
     if not rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")

@@ -27,14 +27,14 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from srl.chat.tokenizer import load_tokenizer
+from srl.chat.tokenizer import load_tokenizer, set_template_options
 from srl.errors import UserError
 from srl.rewards import StepReward, answer_correctness, format_penalty
 from srl.runs.folder import RunFolder, open_run, resolve_model
 from srl.runs.recipe import Recipe
 from srl.training.config import SRLConfig
 from srl.training.model_card import write_model_card
-from srl.training.options import fit_to_data, trainer_options
+from srl.training.options import fit_to_data, trainer_config, trainer_options
 from srl.training.progress import RunProgress
 from srl.training.rows import load_rows
 from srl.training.trainer import SRLTrainer
@@ -54,6 +54,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
 
     model_path = resolve_model(recipe.model.model_name_or_path)
     tokenizer = load_tokenizer(model_path)
+    set_template_options(tokenizer, recipe.chat_template_kwargs)
     train_rows = load_rows(recipe, "train", tokenizer)
     eval_rows = load_rows(recipe, "validation", tokenizer) if recipe.validation.eval_steps else None
     if not train_rows:
@@ -64,6 +65,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     if recipe != asked and processes.is_main_process:
         print(f"batches of {recipe.rollout.prompts_per_step} prompts, for {len(train_rows)} rows to train on")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
+    config = trainer_config(recipe, options)
 
     run = RunFolder(recipe.output_dir)
     with processes.main_process_first():
@@ -72,10 +74,10 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
             run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows))
         checkpoint = run.last_checkpoint
 
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+    model = load_model(recipe, model_path)
     if checkpoint:
-        options |= {"eval_on_start": False}
-    trainer = build_trainer(recipe, options, model, tokenizer, train_rows, eval_rows)
+        config.eval_on_start = False
+    trainer = build_trainer(recipe, config, model, tokenizer, train_rows, eval_rows)
     if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
         trainer._total_train_tokens = int(run.metrics[-1].get("num_tokens", 0))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -84,9 +86,15 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     return save_model(recipe, trainer, model_path, processes)
 
 
+def load_model(recipe: Recipe, path: str) -> Any:
+    """The model to train, in the recipe's type of weights."""
+    dtype = getattr(torch, recipe.model.dtype)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **recipe.model_init_kwargs)
+
+
 def build_trainer(
     recipe: Recipe,
-    options: dict[str, Any],
+    config: SFTConfig | SRLConfig,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     train_rows: Dataset,
@@ -102,9 +110,9 @@ def build_trainer(
         "callbacks": [RunProgress(RunFolder(recipe.output_dir), recipe.optim.max_num_tokens)],
     }
     if recipe.stage == "sft":
-        trainer = SFTTrainer(args=SFTConfig(**options), **common)
+        trainer = SFTTrainer(args=config, **common)
     else:
-        trainer = SRLTrainer(args=SRLConfig(**options), reward_funcs=_rewards(recipe, tokenizer), **common)
+        trainer = SRLTrainer(args=config, reward_funcs=_rewards(recipe, tokenizer), **common)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -137,7 +145,7 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
         if recipe.model.use_peft:
             shutil.rmtree(folder / "adapter", ignore_errors=True)
             written.rename(folder / "adapter")
-            base = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, recipe.model.dtype))
+            base = load_model(recipe, model_path)
             PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(written)
             trainer.processing_class.save_pretrained(written)
         write_model_card(recipe, written, trainer.state.global_step)
