@@ -36,7 +36,7 @@ from srl.training.config import SRLConfig
 from srl.training.model_card import write_model_card
 from srl.training.options import fit_to_data, trainer_config, trainer_options
 from srl.training.progress import RunProgress
-from srl.training.rows import load_rows
+from srl.training.rows import load_rows, system_prompt, trained_prompts
 from srl.training.trainer import SRLTrainer
 
 
@@ -71,7 +71,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     with processes.main_process_first():
         if processes.is_main_process:
             run = open_run(recipe, resume=resume, overwrite=overwrite)
-            run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows))
+            prompts = trained_prompts(recipe)
+            run.add_facts(starts_from=model_path, system_prompt=system_prompt(train_rows[0]), prompts=prompts)
         checkpoint = run.last_checkpoint
 
     model = load_model(recipe, model_path)
@@ -159,8 +160,3 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, processes: Par
         print(f"wrote {folder / 'model'}/", flush=True)
     processes.wait_for_everyone()
     return folder / "model"
-
-
-def _system_prompt(rows: Dataset) -> str:
-    first = rows[0]["prompt"][0]
-    return first["content"] if first["role"] == "system" else ""
