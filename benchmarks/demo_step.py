@@ -24,7 +24,7 @@ from srl.runs.folder import resolve_model
 from srl.runs.recipe import read_recipe
 from srl.study.data import write_data
 from srl.study.experiment import read_experiment
-from srl.training.options import trainer_options
+from srl.training.options import trainer_config, trainer_options
 from srl.training.rows import load_rows
 from srl.training.train import build_trainer
 
@@ -66,7 +66,7 @@ def measure(data: Path, rollout: dict, batches: int) -> dict[str, float]:
     chat = load_chat(path)
     trainer = build_trainer(
         recipe,
-        trainer_options(recipe, 1, has_validation=False) | {"save_strategy": "no"},
+        trainer_config(recipe, trainer_options(recipe, 1, has_validation=False) | {"save_strategy": "no"}),
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
         chat,
         load_rows(recipe, "train", chat),

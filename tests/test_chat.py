@@ -99,8 +99,28 @@ def test_open_thought_ends_the_prompt_with_it():
     assert already.prompt_text(PROMPT).count("<think>\n") == 1
 
 
+@pytest.mark.parametrize(("extra", "options"), [(SWITCHED, {}), ("", {"open_thought": True}), (OPEN, {})])
+def test_a_saved_tokenizer_asks_as_it_was_told_to(extra, options, tmp_path):
+    """Whoever loads the trained model, with srl or without, gives it the prompt that it was trained on."""
+    chat = chat_with(extra, **options)
+    chat.tokenizer.save_pretrained(tmp_path)
+    loaded = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert loaded.apply_chat_template([*PROMPT], add_generation_prompt=True, tokenize=False) == chat.prompt_text(PROMPT)
+    again = read_chat(loaded, "again")
+    assert (again.opening, again.prompt_ids([PROMPT])) == (chat.opening, chat.prompt_ids([PROMPT]))
+
+
+def test_options_given_are_defaults_and_whoever_says_otherwise_is_heard():
+    marked = CHATML.replace("EXTRA", "{{ mark }}{% if not wide %}!{% endif %}")
+    chat = chat_with(template=marked, template_kwargs={"mark": "1'2", "wide": True})
+    assert chat.prompt_text(PROMPT).endswith("assistant\n1'2")
+    asked = {"add_generation_prompt": True, "tokenize": False}
+    assert chat.tokenizer.apply_chat_template([*PROMPT], **asked).endswith("assistant\n1'2")
+    assert chat.tokenizer.apply_chat_template([*PROMPT], **asked, mark="3", wide=False).endswith("assistant\n3!")
+
+
 def test_a_closed_thought_is_opened_by_the_templates_own_switch_or_refused():
-    assert chat_with(SWITCHED).template_kwargs == {"enable_thinking": True}
+    assert chat_with(SWITCHED).prompt_text(PROMPT).endswith("<think>\n")
     assert "ends the prompt with a closed thought" in refusal(CHATML.replace("EXTRA", CLOSED))
     assert "closed thought" in refusal(CHATML.replace("EXTRA", SWITCHED), template_kwargs={"enable_thinking": False})
 

@@ -446,7 +446,11 @@ def test_what_is_wrong_with_a_training_run_is_one_line_and_writes_nothing(tiny_m
     refused("the limit is 8 (", max_prompt_length=8)
     refused("must be a multiple of 48", "--optim.per-device-train-batch-size", "48")
     refused("[trl] unknown option `loss_typ`", trl='loss_typ = "grpo"')
-    refused("has its own place in the recipe", trl="learning_rate = 1.0")
+    refused("has its own place in the recipe: `optim.learning_rate`", trl="learning_rate = 1.0")
+    refused("has its own place in the recipe: `rollout.prompts_per_step`", trl="gradient_accumulation_steps = 1")
+    refused("has its own place in the recipe: `checkpoints.save_steps`", trl='save_strategy = "epoch"')
+    refused("has its own place in the recipe: `model.dtype`", trl='model_init_kwargs = { dtype = "float16" }')
+    refused("[trl] SRLConfig refuses these options: ", trl='logging_strategy = "often"')
     refused("[reward] is for the stage srl", "--reward.copy-penalty", "0.5", stage="rlvr")
     templateless = tmp_path / "templateless"
     AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(templateless)

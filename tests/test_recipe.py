@@ -61,6 +61,47 @@ def test_what_cannot_work_is_refused(tmp_path, section, message):
         read_recipe(tmp_path / "r.toml")
 
 
+LISTS_AND_TABLES = """
+reward_weights = [1.0]
+report_to = ["tensorboard", "wandb"]
+gradient_checkpointing_kwargs = { use_reentrant = false }
+generation_kwargs = { min_p = 0.1, stop_strings = ["x", "y"] }
+[trl.model_init_kwargs]
+attn_implementation = "sdpa"
+"""
+
+
+def test_further_options_may_be_lists_and_tables(tmp_path):
+    from srl.training.options import trainer_config, trainer_options
+
+    text = recipe_toml(open_recipe(prompts=4)) + LISTS_AND_TABLES  # ends with [trl]
+    (tmp_path / "r.toml").write_text(text)
+    recipe = read_recipe(tmp_path / "r.toml")
+    (tmp_path / "again.toml").write_text(recipe_toml(recipe))
+    assert read_recipe(tmp_path / "again.toml") == recipe
+    config = trainer_config(recipe, trainer_options(recipe, 1, has_validation=False))
+    assert config.reward_weights == [1.0]
+    assert config.report_to == ["tensorboard", "wandb"]
+    assert config.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    assert config.generation_kwargs == {"min_p": 0.1, "stop_strings": ["x", "y"]}
+    assert recipe.model_init_kwargs == {"attn_implementation": "sdpa"}
+
+
+def test_a_flag_sets_further_options(tmp_path):
+    import tyro
+
+    from srl.cli import Train
+
+    def read(recipe, *flags):
+        return tyro.cli(Train, args=flags, default=Train(recipe)).recipe.trl
+
+    listed = open_recipe().model_copy(
+        update={"trl": {"reward_weights": [1.0, 2.0], "generation_kwargs": {"min_p": 0.1}}}
+    )
+    assert read(listed) == listed.trl
+    assert read(listed, "--trl.reward-weights", "3", "4")["reward_weights"] == [3.0, 4.0]
+
+
 def open_recipe(passes=8, group=8, prompts=0):
     return Recipe(
         stage="srl",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -23,6 +23,8 @@ from srl.data.sources import Source
 from srl.errors import UserError, disk_fault
 from srl.evaluation.evaluate import EvaluationOptions
 from srl.runs.recipe import Recipe, read_recipe
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,13 @@ class Steps:
             revision=self.revision,
             on_error=self.on_error,
         )
+        options = replace(
+            self.options,
+            system_prompt=text_or_file(self.options.system_prompt),
+            answer_system_prompt=text_or_file(self.options.answer_system_prompt),
+        )
         with counting() as watch:
-            report = prepare(source, self.out, self.options, overwrite=self.overwrite, watch=watch)
+            report = prepare(source, self.out, options, overwrite=self.overwrite, watch=watch)
         print("\n".join(report.lines()))
         if self.out is None:
             return
@@ -140,6 +147,10 @@ class Sample:
     temperature: float = 0.0
     """0: always the likeliest token."""
     seed: int = 0
+    system_prompt: str | None = None
+    """In place of what the run was trained with, or srl's own; "" leaves the system turn out; `@FILE` reads a file."""
+    give_title: bool | None = None
+    """Let the model write each step's title first. By default if its run was trained with titles given."""
 
     def run(self) -> None:
         """Print the steps as they come."""
@@ -152,6 +163,8 @@ class Sample:
             max_completion_length=self.max_completion_length,
             temperature=self.temperature,
             seed=self.seed,
+            system_prompt=text_or_file(self.system_prompt),
+            give_title=self.give_title,
         )
 
 
@@ -185,7 +198,7 @@ class Evaluate:
             self.source,
             self.out,
             self.benchmarks,
-            self.options,
+            replace(self.options, system_prompt=text_or_file(self.options.system_prompt)),
             model=self.model,
             benchmark_files=self.benchmark_file,
             concurrency=self.concurrency,
@@ -328,6 +341,20 @@ Command = (
     | Annotated[Tiny, tyro.conf.subcommand("tiny")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
+
+
+def text_or_file(given: T) -> T | str:
+    """The value of a flag for a text; `@FILE` stands for what the file holds.
+
+    Raises:
+        UserError: no such file.
+    """
+    if not isinstance(given, str) or not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{given}: expected a text file after @; {error}") from None
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -52,6 +52,10 @@ ANSWER_SYSTEM_PROMPT = """\
 Solve the problem step by step and give the final answer inside \\boxed{}. You may think in a scratch pad \
 between <think> and </think> wherever it helps."""
 
+TITLE_REQUEST = """\
+Write only the title of the step that comes next in this solution: one line, with its number, like the titles of the \
+steps before it."""
+
 SEPARATOR = "\n\n"
 
 
@@ -61,6 +65,11 @@ def step_prompt(problem: str, context: str, system_prompt: str = STEP_SYSTEM_PRO
     An empty `system_prompt` leaves the system turn out.
     """
     return _messages(f"Question: {problem}\n\nSolution:\n{context}", system_prompt)
+
+
+def title_prompt(problem: str, context: str) -> tuple[Message, ...]:
+    """The prompt for the title alone of the step after `context`, for a model that was trained with titles given."""
+    return _messages(f"{TITLE_REQUEST}\n\nQuestion: {problem}\n\nSolution:\n{context}", "")
 
 
 def action_prompt(
@@ -149,6 +158,11 @@ def parse_completion(text: str, *, truncated: bool = False) -> Completion:
     if not action:
         return Completion(format_error="empty action")
     return Completion(thought.strip(), action)
+
+
+def after_thought(text: str) -> str:
+    """What a completion says after its thought, if it has one; also of a completion of another form."""
+    return text.rpartition("</think>")[2].strip()
 
 
 def format_completion(thought: str | None, action: str) -> str:

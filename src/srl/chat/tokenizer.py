@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from itertools import product
 from typing import Any
@@ -25,6 +25,8 @@ from srl.errors import UserError
 from srl.runs.model import loading
 
 OPEN_THOUGHT = "<think>"
+OPENS_THOUGHT = "{%- if add_generation_prompt %}{{- '<think>' }}{%- endif %}"
+"""At the end of a template: every prompt ends with it."""
 
 SWITCHES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": True}, {"thinking": True})
 """Arguments that public templates know, in the order in which they are tried."""
@@ -41,45 +43,35 @@ class Chat:
     """What the tokenizer and the chat template of one model do with conversations."""
 
     tokenizer: PreTrainedTokenizerBase
+    """Its chat template has the options that were chosen as defaults, so a model saved with it is asked likewise."""
     template: str
-    """The chat template, with the date filled in where it prints one."""
-    template_kwargs: Mapping[str, Any]
-    system_in_user_turn: bool
+    """The same chat template, with the date filled in where it prints one."""
+    system_in_user_turn: bool = False
     """The template takes no system turn, or changes its text: the text goes to the head of the user turn."""
-    template_opens_thought: bool
+    opens_thought: bool = False
     """The prompt ends in an opened `<think>`."""
-    open_thought: bool
-    """srl adds `<think>` to the prompt."""
-    end_ids: tuple[int, ...]
+    end_ids: tuple[int, ...] = ()
     """The tokens that end a turn; the first is the one that the template writes."""
-    _open_ids: tuple[int, ...] = field(repr=False, default=())
 
     @property
     def opening(self) -> str:
         """What the prompt has already written of every completion: `<think>` or nothing."""
-        return OPEN_THOUGHT if self.template_opens_thought or self.open_thought else ""
+        return OPEN_THOUGHT * self.opens_thought
 
     def prompt_ids(self, prompts: Sequence[Any]) -> list[list[int]]:
         """The tokens of each prompt, up to where the completion begins."""
-        rendered = self.tokenizer.apply_chat_template(
+        return self.tokenizer.apply_chat_template(
             [self._turns(prompt) for prompt in prompts],
             chat_template=self.template,
             add_generation_prompt=True,
             return_dict=True,
-            **self.template_kwargs,
         )["input_ids"]
-        return [[*ids, *self._open_ids] for ids in rendered]
 
     def prompt_text(self, prompt: Sequence[Mapping[str, Any]]) -> str:
         """The prompt as the model reads it."""
-        text = self.tokenizer.apply_chat_template(
-            self._turns(prompt),
-            chat_template=self.template,
-            add_generation_prompt=True,
-            tokenize=False,
-            **self.template_kwargs,
+        return self.tokenizer.apply_chat_template(
+            self._turns(prompt), chat_template=self.template, add_generation_prompt=True, tokenize=False
         )
-        return text + OPEN_THOUGHT * self.open_thought
 
     def encode(self, completion: str) -> list[int]:
         """The tokens of (the beginning of) a completion, without what the prompt has already written of it.
@@ -144,20 +136,21 @@ def read_chat(
 ) -> Chat:
     """Find out what a tokenizer's chat template does with our prompts.
 
-    `stop_ids` are further tokens at which the model stops, `template_kwargs` what the user wants the template to be
-    given (else its own switches are tried), `today` the date for templates that print one. A tokenizer without a
-    pad token pads with the end of the turn from here on.
+    `stop_ids` are further tokens at which the model stops, `template_kwargs` options of the template (else its own
+    switches are tried), `open_thought` ends every prompt with `<think>`, `today` is the date for templates that print
+    one. What was chosen becomes part of the tokenizer's template; without a pad token it pads with the end of the turn.
 
     Raises:
         UserError: `name` has no chat template, or one with which SRL's format cannot be right, and why.
     """
     if tokenizer.chat_template is None:
         raise UserError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model or add one")
-    template = with_date(tokenizer.get_chat_template(), today or date.today())
+    given = tokenizer.get_chat_template()
     problems: list[str] = []
     switches = SWITCHES if not template_kwargs else (dict(template_kwargs),)
-    for kwargs, in_user_turn in product(switches, (False, True)):
-        chat = Chat(tokenizer, template, kwargs, in_user_turn, False, False, ())
+    for options, in_user_turn in product(switches, (False, True)):
+        template = with_defaults(given, options)
+        chat = Chat(tokenizer, with_date(template, today or date.today()), in_user_turn)
         problem, opens = _probe(chat)
         if problem is None:
             break
@@ -167,15 +160,23 @@ def read_chat(
             f"{name}: its chat template {problems[0]}; use another template, or set chat.template_kwargs "
             "to what makes it leave the thought to the model"
         )
+    if open_thought and not opens:
+        template += OPENS_THOUGHT
+    tokenizer.chat_template = template
     turn_end = _turn_end(chat)
     ends = dict.fromkeys(end for end in (turn_end, tokenizer.eos_token_id, *stop_ids) if end is not None)
     if not ends:
         raise UserError(f"{name}: neither its chat template nor its tokenizer has a token that ends a turn")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(next(iter(ends)))
-    adds = open_thought and not opens
-    open_ids = tokenizer.encode(OPEN_THOUGHT, add_special_tokens=False) if adds else []
-    return Chat(tokenizer, template, kwargs, in_user_turn, opens, adds, tuple(ends), tuple(open_ids))
+    dated = with_date(template, today or date.today())
+    return Chat(tokenizer, dated, in_user_turn, opens or open_thought, tuple(ends))
+
+
+def with_defaults(template: str, options: Mapping[str, Any]) -> str:
+    """The template with other defaults for its options: Jinja reads Python's literals."""
+    defaults = (f"{{%- set {name} = {name} if {name} is defined else {value!r} %}}" for name, value in options.items())
+    return "".join(defaults) + template
 
 
 def with_date(template: str, today: date) -> str:
@@ -225,8 +226,6 @@ def _turn_end(chat: Chat) -> int | None:
 def _rendered(chat: Chat, turns: list[dict[str, Any]]) -> str | None:
     """A conversation that ends with an assistant's message; None where the template takes none."""
     try:
-        return chat.tokenizer.apply_chat_template(
-            chat._turns(turns), chat_template=chat.template, tokenize=False, **chat.template_kwargs
-        )
+        return chat.tokenizer.apply_chat_template(chat._turns(turns), chat_template=chat.template, tokenize=False)
     except (TemplateError, TypeError, ValueError):
         return None

@@ -53,8 +53,9 @@ class StepOptions:
     parquet: bool = False
     """Write parquet instead of JSONL: smaller where prompts are long."""
     system_prompt: str | None = None
-    """For step prompts; default: srl's own for mathematics, and for agents."""
+    """For step prompts; default: srl's own for mathematics, and for agents. `@FILE` reads a file."""
     answer_system_prompt: str = ANSWER_SYSTEM_PROMPT
+    """For whole solutions. `@FILE` reads a file."""
 
 
 @dataclass

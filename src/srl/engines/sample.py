@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.text import Text
 
-from srl.chat.prompts import STEP_SYSTEM_PROMPT
-from srl.engines.protocols import Stepwise
+from srl.engines.protocols import Stepwise, manner_of
 from srl.engines.transformers import TransformersEngine
-from srl.runs.folder import RunFolder, resolve_model
+from srl.runs.folder import resolve_model
 
 
 def sample(
-    model: str, problem: str, *, max_steps: int, max_completion_length: int, temperature: float, seed: int
+    model: str,
+    problem: str,
+    *,
+    max_steps: int,
+    max_completion_length: int,
+    temperature: float,
+    seed: int,
+    system_prompt: str | None = None,
+    give_title: bool | None = None,
 ) -> None:
     """Print thought and action of each step as they come.
+
+    A run is asked as it was trained, unless a `system_prompt` is given or titles are chosen.
 
     Raises:
         UserError: no such model, a run that has not finished, a tokenizer without chat template.
     """
     engine = TransformersEngine(resolve_model(model), max_completion_length)
-    run = RunFolder(Path(model))
-    trained = run.step_prompt if run.exists else None
-    attempt = Stepwise(problem, STEP_SYSTEM_PROMPT if trained is None else trained, max_steps)
+    manner = manner_of(model, "stepwise", system_prompt, give_title)
+    attempt = Stepwise(problem, manner, max_steps)
     console = Console()
+    console.print(Text(manner.describe("stepwise"), "dim"))
     console.print(Text("Question: ", "bold") + Text(problem))
     while attempt.end is None:
         (reply,) = engine.generate([attempt.prompt], [seed + len(attempt.replies)], temperature)
@@ -33,4 +40,6 @@ def sample(
         if completion.format_error:
             console.print(Text(f"malformed: {completion.format_error}", "red"), Text(reply.text), sep="\n")
         else:
-            console.print(Text(completion.thought, "dim"), Text(completion.action), sep="\n")
+            if completion.thought:
+                console.print(Text(completion.thought, "dim"))
+            console.print(Text(completion.action))

@@ -85,9 +85,10 @@ def protocol_differences(evaluations: Sequence[Evaluation]) -> list[str]:
     lines = []
     for other in evaluations[1:]:
         ours, theirs = first.results["config"], other.results["config"]
-        for key in ("protocol", "engine", "max_tokens", "system_prompt", "temperature"):
-            if ours[key] != theirs[key]:
-                lines.append(f"note: {key} is {ours[key]!r} in {first.label} and {theirs[key]!r} in {other.label}")
+        for key in ("protocol", "engine", "max_tokens", "system_prompt", "give_title", "temperature"):
+            if ours.get(key) != theirs.get(key):
+                asked, otherwise = ours.get(key), theirs.get(key)
+                lines.append(f"note: {key} is {asked!r} in {first.label} and {otherwise!r} in {other.label}")
     return lines
 
 

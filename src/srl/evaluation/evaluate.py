@@ -20,10 +20,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, STEP_SYSTEM_PROMPT
 from srl.engines.endpoint import Endpoint
 from srl.engines.engines import BatchEngine, EngineName, engine_name, load_engine, weights_digest
-from srl.engines.protocols import Attempt, OneAnswer, ProtocolName, Stepwise
+from srl.engines.protocols import Attempt, Manner, OneAnswer, ProtocolName, Stepwise, manner_of
 from srl.errors import UserError
 from srl.evaluation.benchmarks import LoadedBenchmark, Problem, facts, load_benchmarks, self_check_lines
 from srl.evaluation.display import Display
@@ -31,7 +30,7 @@ from srl.evaluation.results import Key, Tally, write_results
 from srl.files import check_output_folder, clear_folder, locked, write_text
 from srl.rewards.answers import judge, last_box
 from srl.runs.environment import environment
-from srl.runs.folder import RunFolder, resolve_model
+from srl.runs.folder import resolve_model
 
 Mode = Literal["greedy", "sampled"]
 
@@ -53,7 +52,9 @@ class EvaluationOptions:
     max_steps: int = 30
     """Stepwise: give up after so many steps."""
     system_prompt: str | None = None
-    """In place of the protocol's own; "" leaves the system turn out."""
+    """In place of what the run was trained with, or srl's own; "" leaves the system turn out; `@FILE` reads a file."""
+    give_title: bool | None = None
+    """Stepwise: let the model write each step's title first. By default if its run was trained with titles given."""
     seed: int = 0
     """The same seed gives the same samples on the same engine."""
     engine: EngineName = "auto"
@@ -102,18 +103,19 @@ def evaluate(
     path = source if served else resolve_model(source)
     loaded = load_benchmarks(benchmarks, benchmark_files)
     plan = make_plan(loaded, options)
+    manner = manner_of(source, options.protocol, options.system_prompt, options.give_title)
     config = {
         "model": model or source,
         "weights": None if served else weights_digest(path),
         **asdict(options),
         "engine": Endpoint.name if served else engine_name(options.engine),
-        "system_prompt": _system_prompt(source, options),
+        **_asked(manner, options.protocol),
         "benchmarks": {item.name: dict(facts(item)) for item in loaded},
     }
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-eval"
     with locked(folder):
         tallies = open_evaluation(folder, config, resume=resume, overwrite=overwrite)
-        print("\n".join(self_check_lines(loaded)), flush=True)
+        print("\n".join([*self_check_lines(loaded), f"asked with {manner.describe(options.protocol)}"]), flush=True)
         with Display(len(plan), tallies) as display:
             recorder = Recorder(folder, config, tallies, display)
             missing = [sample for sample in plan if sample.key not in tallies]
@@ -145,14 +147,11 @@ def _seed(seed: int, problem: Problem, mode: Mode, index: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1  # servers take 31 bits
 
 
-def _system_prompt(source: str, options: EvaluationOptions) -> str:
-    if options.system_prompt is not None:
-        return options.system_prompt
-    if options.protocol == "answer":
-        return ANSWER_SYSTEM_PROMPT
-    run = RunFolder(Path(source))
-    trained = run.step_prompt if run.exists else None
-    return STEP_SYSTEM_PROMPT if trained is None else trained
+def _asked(manner: Manner, protocol: ProtocolName) -> dict[str, Any]:
+    """The manner as far as the protocol uses it."""
+    if protocol == "answer":
+        return {"system_prompt": manner.answer, "give_title": None}
+    return {"system_prompt": manner.step, "give_title": manner.give_title, "answer_system_prompt": manner.answer}
 
 
 def open_evaluation(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> dict[Key, Tally]:
@@ -211,7 +210,9 @@ class Recorder:
         """The start of a sample."""
         if self.config["protocol"] == "answer":
             return OneAnswer(sample.problem.text, self.config["system_prompt"])
-        return Stepwise(sample.problem.text, self.config["system_prompt"], self.config["max_steps"])
+        asked = self.config
+        manner = Manner(asked["system_prompt"], asked["answer_system_prompt"], asked["give_title"])
+        return Stepwise(sample.problem.text, manner, asked["max_steps"])
 
     def temperature(self, sample: Sample) -> float:
         """0 means greedy."""

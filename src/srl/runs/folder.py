@@ -119,9 +119,12 @@ class RunFolder:
         return self.path / "model" if (self.path / "model" / "config.json").is_file() else None
 
     @property
-    def step_prompt(self) -> str | None:
-        """The system prompt of the steps that the run was trained on; None if it was trained on whole problems."""
-        return self.facts["system_prompt"] if self.recipe.row_kind == "steps" else None
+    def prompts(self) -> dict[str, Any]:
+        """How the run was trained to be asked: `step` and `answer`, system prompts, `give_title`; if they are known."""
+        facts = self.facts
+        if "prompts" not in facts:  # a run of version 0.1
+            return {"step" if self.recipe.row_kind == "steps" else "answer": facts["system_prompt"]}
+        return {name: value for name, value in facts["prompts"].items() if name != "targets"}
 
 
 def _metrics_line(text: bytes) -> dict[str, Any] | None:

@@ -20,17 +20,20 @@ MAX_REASON_LENGTH = 300
 TERMINAL_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def load_model(path: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
+def load_model(path: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any) -> Any:
     """The causal model of a folder or Hub id, whole: every weight was there, had its shape and is finite.
 
-    Never runs code of the folder's own. With `tokenizer`, its ids are checked against the model's vocabulary.
+    Never runs code of the folder's own. `options` are those of `from_pretrained`. With `tokenizer`, its ids are
+    checked against the model's vocabulary.
 
     Raises:
         UserError: what is wrong with the folder, in one line.
     """
     with loading(path, "model"), _only_errors():
         model, found = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+            path,
+            dtype=dtype,
+            **{**options, "trust_remote_code": False, "ignore_mismatched_sizes": True, "output_loading_info": True},
         )
     if found["mismatched_keys"]:
         name, in_file, expected = sorted(found["mismatched_keys"])[0]

@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from srl.errors import UserError
 
-Option = bool | int | float | str
 Read = TypeVar("Read", bound=BaseModel)
 
 
@@ -46,7 +45,7 @@ class Model(_Table):
 class ChatOptions(_Table):
     """How conversations become tokens (docs/models.md)."""
 
-    template_kwargs: dict[str, Option] = Field(
+    template_kwargs: dict[str, Any] = Field(
         default={}, description="Arguments of the chat template, such as enable_thinking; by default srl finds them."
     )
     open_thought: bool = Field(
@@ -181,7 +180,7 @@ class Recipe(_Table):
     sft: Sft = Sft()
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
-    trl: dict[str, Option] = Field(default={}, description="Further options of TRL's GRPOConfig or SFTConfig.")
+    trl: dict[str, Any] = Field(default={}, description="Further options of TRL's GRPOConfig or SFTConfig.")
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -199,6 +198,11 @@ class Recipe(_Table):
         """What a prompt asks for: the next step, or the whole solution of a problem."""
         by_step = self.stage == "srl" or (self.stage == "sft" and self.sft.target == "steps")
         return "steps" if by_step else "problems"
+
+    @property
+    def model_init_kwargs(self) -> dict[str, Any]:
+        """How the model is loaded, beside its dtype."""
+        return dict(self.trl.get("model_init_kwargs", {}))
 
     @property
     def save_steps(self) -> int:
@@ -272,5 +276,5 @@ def _keys(table: type[BaseModel]) -> list[str]:
 
 def recipe_toml(recipe: Recipe) -> str:
     """The recipe as TOML that `read_recipe` reads back to an equal recipe."""
-    values: dict[str, Any] = recipe.model_dump(mode="json")
+    values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
     return tomli_w.dumps(values)

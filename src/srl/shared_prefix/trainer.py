@@ -122,8 +122,9 @@ class SharedPrefixTrainer(GRPOTrainer):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             # TRL computes in bfloat16 unless told otherwise, which transformers refuses without an accelerator.
-            on_cpu: dict[str, Any] = {} if torch.accelerator.is_available() else {"use_cpu": True, "bf16": False}
-            args = self._config(f"{name.split('/')[-1]}-{self._name}", **on_cpu)
+            on_cpu = not torch.accelerator.is_available()
+            output_dir = f"{name.split('/')[-1]}-{self._name}"
+            args = self._config(output_dir, use_cpu=on_cpu, bf16=False if on_cpu else None)
         super().__init__(model, reward_funcs, self._config.of(args), *others, **named)
         self._tokens = np.zeros(2, dtype=np.int64)
         self._shares = self.args.share_prefix != "off"

@@ -123,6 +123,8 @@ def _usage(recipe: Recipe, facts: dict[str, Any]) -> str:
         if stepwise
         else "The answer is a whole solution with its result in `\\boxed{}`."
     )
+    if stepwise and facts.get("prompts", {}).get("give_title"):
+        answer += " In training the user turn ended with the title of the step that was asked for, and a line break."
     code = "\n".join(
         [
             "from transformers import pipeline",

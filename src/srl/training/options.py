@@ -10,7 +10,7 @@ import torch
 from trl import SFTConfig
 
 from srl.errors import UserError
-from srl.runs.recipe import Recipe, Reward, suggest
+from srl.runs.recipe import Optim, Recipe, Reward, Rollout, suggest
 from srl.training.config import SRLConfig
 
 LARGEST_BATCH = 512
@@ -99,24 +99,56 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
     return options | _further_options(recipe, options)
 
 
-def _further_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
+def trainer_config(recipe: Recipe, options: dict[str, Any]) -> SFTConfig | SRLConfig:
+    """TRL's configuration of these options.
+
+    Raises:
+        UserError: TRL refuses them.
+    """
     config = SFTConfig if recipe.stage == "sft" else SRLConfig
-    known = [field.name for field in dataclasses.fields(config)]
-    ours = {
-        *recipe.optim.model_dump(),
-        *recipe.rollout.model_dump(),
-        "output_dir",
-        "seed",
-        "eval_steps",
-        "save_steps",
-        "save_total_limit",
-        "logging_nan_inf_filter",
-        "expert_logprob_gain",
-        "multi_objective_aggregation",
-    }
+    try:
+        return config(**options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"[trl] {config.__name__} refuses these options: {' '.join(str(error).split())}") from None
+
+
+BATCH = "`rollout.prompts_per_step` (sft: `sft.rows_per_step`) and `optim.per_device_train_batch_size`"
+
+OWNED = {
+    "gradient_accumulation_steps": BATCH,
+    "generation_batch_size": BATCH,
+    "per_device_eval_batch_size": "`validation.per_device_eval_batch_size`",
+    "num_generations_eval": "`validation.num_generations`",
+    "eval_strategy": "`validation.eval_steps`",
+    "eval_steps": "`validation.eval_steps`",
+    "save_strategy": "`checkpoints.save_steps`",
+    "save_steps": "`checkpoints.save_steps`",
+    "save_total_limit": "`checkpoints.save_total_limit`",
+    "logging_nan_inf_filter": "nowhere: a run ends at the first number that is not finite",
+    "chat_template_kwargs": "`chat.template_kwargs`",
+    "resume_from_checkpoint": "the flag `--resume`",
+    "expert_logprob_gain": "`reward.expert_logprob_weight`",
+    **{name: f"`optim.{name}`" for name in Optim.model_fields},
+    **{name: f"`rollout.{name}`" for name in Rollout.model_fields},
+    **{name: f"`{name}`" for name in ("output_dir", "seed")},
+}
+"""Options of TRL that a recipe decides -> where."""
+
+
+def _further_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
+    """The table [trl], without what `policy.py` gives to the model itself."""
+    config = SFTConfig if recipe.stage == "sft" else SRLConfig
+    known = {field.name for field in dataclasses.fields(config)} | {"chat_template_kwargs"}
+    owned = OWNED | (
+        {"multi_objective_aggregation": "`reward.format_term`"} if "multi_objective_aggregation" in options else {}
+    )
     for name in recipe.trl:
         if name not in known:
-            raise UserError(f"[trl] unknown option `{name}` of {config.__name__}{suggest(name, known)}")
-        if name in ours & set(options):
-            raise UserError(f"[trl] `{name}` has its own place in the recipe; set it there")
-    return recipe.trl
+            raise UserError(f"[trl] unknown option `{name}` of {config.__name__}{suggest(name, sorted(known))}")
+        if name in owned:
+            raise UserError(f"[trl] `{name}` has its own place in the recipe: {owned[name]}")
+    if dtypes := {"dtype", "torch_dtype"} & recipe.model_init_kwargs.keys():
+        raise UserError(f"[trl.model_init_kwargs] `{dtypes.pop()}` has its own place in the recipe: `model.dtype`")
+    # `policy.py` loads the model; only a reference model, which a beta asks for, is loaded by TRL.
+    elsewhere = {"model_init_kwargs"} if not recipe.trl.get("beta") else set()
+    return {name: value for name, value in recipe.trl.items() if name not in elsewhere}

@@ -25,7 +25,7 @@ def load_policy(recipe: Recipe, path: str, chat: Chat) -> Any:
     Raises:
         UserError: the folder holds no whole causal model, or another tokenizer's.
     """
-    model = load_model(path, getattr(torch, recipe.model.dtype), chat.tokenizer)
+    model = load_model(path, getattr(torch, recipe.model.dtype), chat.tokenizer, **recipe.model_init_kwargs)
     model.generation_config.eos_token_id = list(chat.end_ids)
     if recipe.model.disable_dropout:
         _disable_dropout(model)

@@ -34,9 +34,9 @@ from srl.training.attend import attended
 from srl.training.callbacks import run_callbacks
 from srl.training.checkpoints import reading
 from srl.training.config import SRLConfig
-from srl.training.options import fit_to_data, trainer_options
+from srl.training.options import fit_to_data, trainer_config, trainer_options
 from srl.training.policy import load_policy, lora, max_positions, save_model
-from srl.training.rows import load_rows
+from srl.training.rows import load_rows, system_prompt, trained_prompts
 from srl.training.signals import stopping_at_signals
 from srl.training.trainer import SRLTrainer
 
@@ -68,16 +68,18 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     if recipe != asked and processes.is_main_process:
         print(f"batches of {recipe.rollout.prompts_per_step} prompts, for {len(train_rows)} rows to train on")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
+    config = trainer_config(recipe, options)
 
     model = load_policy(recipe, model_path, chat)
 
     with attended(recipe, processes, resume=resume, overwrite=overwrite) as run:
         if processes.is_main_process:
-            run.add_facts(starts_from=model_path, system_prompt=_system_prompt(train_rows))
+            prompts = trained_prompts(recipe)
+            run.add_facts(starts_from=model_path, system_prompt=system_prompt(train_rows[0]), prompts=prompts)
         checkpoint = run.last_checkpoint
         if checkpoint:
-            options |= {"eval_on_start": False}
-        trainer = build_trainer(recipe, options, model, chat, train_rows, eval_rows)
+            config.eval_on_start = False
+        trainer = build_trainer(recipe, config, model, chat, train_rows, eval_rows)
         if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
             trainer._total_train_tokens = tokens_at(checkpoint)
         with stopping_at_signals(trainer, run), reading(checkpoint, trainer):
@@ -96,7 +98,7 @@ def _dated(recipe: Recipe, resumed: RunFolder | None) -> Recipe:
 
 def build_trainer(
     recipe: Recipe,
-    options: dict[str, Any],
+    config: SFTConfig | SRLConfig,
     model: Any,
     chat: Chat,
     train_rows: Dataset,
@@ -112,9 +114,9 @@ def build_trainer(
         "callbacks": run_callbacks(recipe),
     }
     if recipe.stage == "sft":
-        trainer = SFTTrainer(args=SFTConfig(**options), **common)
+        trainer = SFTTrainer(args=config, **common)
     else:
-        trainer = SRLTrainer(args=SRLConfig(**options), reward_funcs=_rewards(recipe, chat), chat=chat, **common)
+        trainer = SRLTrainer(args=config, reward_funcs=_rewards(recipe, chat), chat=chat, **common)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -125,8 +127,3 @@ def _rewards(recipe: Recipe, chat: Chat) -> list[Any]:
         return [answer_correctness]
     step_reward = StepReward(recipe.reward, tokenize=partial(chat.tokenizer.encode, add_special_tokens=False))
     return [step_reward, format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
-
-
-def _system_prompt(rows: Dataset) -> str:
-    first = rows[0]["prompt"][0]
-    return first["content"] if first["role"] == "system" else ""
