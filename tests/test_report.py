@@ -297,3 +297,66 @@ def test_evaluations_on_other_problems_stand_apart(tmp_path):
 def test_labels_are_as_short_as_they_can_be(tmp_path):
     assert labels([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
     assert labels([tmp_path / "x/a/run", tmp_path / "y/a/run", tmp_path / "z"]) == ["x/a/run", "y/a/run", "z"]
+
+
+HOSTILE_METRICS = {
+    "an integer of 400 digits": '{"step": 2, "loss": ' + "9" * 400 + "}",
+    "a step of 400 digits": '{"step": ' + "9" * 400 + "}",
+    "text where a number should be": '{"step": 2, "eval_reward": "high", "train_runtime": [1]}',
+    "a lone surrogate": '{"step": 2, "loss": "\\ud800"}',
+    "100,000 brackets": '{"step": 2, "loss": ' + "[" * 100_000 + "]" * 100_000 + "}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_METRICS)
+def test_a_hostile_line_is_counted_and_the_rest_shown(tmp_path, name):
+    run = write_run(tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as lines:
+        lines.write(HOSTILE_METRICS[name] + "\n")
+    write_report([run], tmp_path / "r.html")
+    assert "metrics.jsonl: 1 of " in problems_of(tmp_path / "r.html")
+    assert data_of(tmp_path / "r.html")["runs"][0]["series"]
+
+
+HOSTILE_VALUES = {
+    "an integer of 400 digits": "9" * 400,
+    "a lone surrogate": '"\\ud800"',
+    "NaN": "NaN",
+    "nesting": "[" * 300 + "]" * 300,
+    "100,000 brackets": "[" * 100_000 + "]" * 100_000,
+    "text": '"</script>"',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_VALUES)
+@pytest.mark.parametrize("key", ["started", "command", "versions"])
+def test_hostile_facts_do_not_stop_a_report(tmp_path, name, key):
+    run = write_run(tmp_path / "run")
+    (run / "run.json").write_text(f'{{"{key}": {HOSTILE_VALUES[name]}}}')
+    write_report([run], tmp_path / "r.html")
+    assert len(rollouts_of(tmp_path / "r.html")) == 12
+
+
+@pytest.mark.parametrize("name", HOSTILE_VALUES)
+@pytest.mark.parametrize("key", ["score", "interval", "truncated", "benchmark"])
+def test_hostile_evaluations_do_not_stop_a_report(tmp_path, name, key):
+    folder, good = write_evaluation(tmp_path / "bad"), write_evaluation(tmp_path / "good")
+    results = json.loads((folder / "results.json").read_text())
+    results["columns"][0][key] = "@"
+    (folder / "results.json").write_text(json.dumps(results).replace('"@"', HOSTILE_VALUES[name]))
+    write_report([folder, good], tmp_path / "r.html")
+    assert any(row["cells"][1] for row in data_of(tmp_path / "r.html")["results"]["rows"])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("advantage", "high"), ("step", "two"), ("completion", 7), ("reward", [1])]
+)
+def test_a_column_of_another_type_leaves_out_its_file_only(tmp_path, column, value):
+    run = write_run(tmp_path / "run")
+    path = run / "completions/completions_00002.parquet"
+    table = parquet.read_table(path)
+    rows = [{**row, column: value} for row in table.to_pylist()]
+    parquet.write_table(type(table).from_pylist(rows), path)
+    write_report([run], tmp_path / "r.html")
+    assert len(rollouts_of(tmp_path / "r.html")) in (8, 12)
+    assert data_of(tmp_path / "r.html")

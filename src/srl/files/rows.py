@@ -79,7 +79,7 @@ def read_values(path: Path) -> Iterator[Row | UserError]:
         for value in reader(path):
             empty = False
             yield value
-    except (OSError, EOFError, zlib.error, _Damaged) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, _Damaged) as error:
         yield UserError(f"{path}: damaged, or not a readable {suffix[1:]} file ({str(error).splitlines()[0]:.200})")
         return
     if empty:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from srl.evaluation.results import SCHEMA
+from srl.report.plain import plain
 
 
 class Evaluation(NamedTuple):
@@ -28,9 +29,12 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
     try:
         results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         problem = None if results["schema"] == SCHEMA else f"schema {results['schema']}, this version reads {SCHEMA}"
+        if problem is None:
+            results = dict(plain(results))
+            results_table([Evaluation(name, results, [])])
     except FileNotFoundError:
         problem = "the evaluation has not finished: no results.json"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         problem = "results.json is damaged"
     return Evaluation(name, {}, [problem]) if problem else Evaluation(name, results, [])
 
@@ -47,6 +51,8 @@ def results_table(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
             problems = evaluation.results["config"]["benchmarks"][column["benchmark"]]["sha256"]
             cells = rows.setdefault((column["benchmark"], column["column"], problems), [None] * len(evaluations))
             cells[place] = {key: column[key] for key in ("score", "interval", "truncated", "problems")}
+            if not all(isinstance(number, int | float) for number in (column["score"], *column["interval"])):
+                raise TypeError(f"{column['score']}, {column['interval']}")
     return {
         "names": [evaluation.name for evaluation in evaluations],
         "models": [evaluation.results.get("config", {}).get("model") for evaluation in evaluations],

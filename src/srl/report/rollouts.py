@@ -89,6 +89,10 @@ def read_rollouts(run: Run) -> Rollouts | None:
         except UserError as error:
             run.problems.append(f"rollouts left out: {str(error).removeprefix(f'{run.folder}/')}")
             continue
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:  # columns of other types
+            reason = " ".join(str(error).split())
+            run.problems.append(f"rollouts left out: {path.name}: not as srl train writes them ({reason:.100})")
+            continue
         groups += table.groups
         chunks += table.chunks
     if not groups:

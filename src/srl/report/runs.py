@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from srl.errors import UserError
+from srl.report.plain import plain
 from srl.runs.folder import RunFolder, held_out
-from srl.runs.recipe import Recipe, read_recipe
+from srl.runs.recipe import MAX_TOML_BYTES, Recipe, read_recipe
 
 MARKERS = ("run.json", "config.toml", "metrics.jsonl")
 """A folder that holds one of these is a run folder."""
@@ -42,6 +42,7 @@ class Run:
 
     def page_data(self) -> dict[str, Any]:
         """The run as the page's script takes it, without rollouts."""
+        command = self.facts.get("command")
         return {
             "name": self.name,
             "folder": str(self.folder),
@@ -51,7 +52,7 @@ class Run:
             "seconds": next((line["train_runtime"] for line in self.metrics[::-1] if "train_runtime" in line), None),
             "held_out": (found := held_out(self.metrics)) and found._asdict(),
             "facts": {key: value for key, value in self.facts.items() if key != "command"},
-            "started_by": shlex.join(self.facts["command"]) if self.facts.get("command") else None,
+            "started_by": shlex.join(map(str, command)) if isinstance(command, list) else None,
             "repeat": shlex.join(["srl", "train", str(self.folder / "config.toml"), "--output-dir", "runs/again"]),
             "config": self.config,
             "series": series(self.metrics),
@@ -68,7 +69,7 @@ def read_run(folder: Path, name: str) -> Run:
     problems: list[str] = []
     facts = _read_facts(folder / "run.json", problems)
     config, recipe = _read_config(folder / "config.toml", problems)
-    metrics = _read_metrics(folder / "metrics.jsonl", problems)
+    metrics = _read_metrics(RunFolder(folder), problems)
     run = Run(name, folder, facts, config, recipe, metrics, problems)
     if not run.is_finished:
         last = max((line["step"] for line in metrics), default=0)
@@ -82,51 +83,35 @@ def _read_facts(path: Path, problems: list[str]) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problems.append("no run.json: versions, commit and command are not known")
-    except ValueError:
+    except (ValueError, RecursionError):
         problems.append("run.json is damaged: versions, commit and command are not known")
     else:
         if isinstance(facts, dict):
-            return facts
+            return dict(plain(facts))
         problems.append("run.json holds no object: versions, commit and command are not known")
     return {}
 
 
 def _read_config(path: Path, problems: list[str]) -> tuple[str, Recipe | None]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        tomllib.loads(text)
-        return text, read_recipe(path)
-    except FileNotFoundError:
+    if not path.is_file():
         problems.append("no config.toml: the recipe is not known")
         return "", None
-    except UnicodeDecodeError:
-        problems.append("config.toml is damaged: the recipe is not known")
-        return "", None
-    except tomllib.TOMLDecodeError as error:
-        problems.append(f"config.toml is damaged ({error})")
+    text = path.read_bytes()[:MAX_TOML_BYTES].decode(errors="replace")
+    try:
+        return text, read_recipe(path)
     except UserError as error:
-        problems.append(f"config.toml is no recipe of this version of srl ({error})")
+        what = "damaged" if "not valid TOML" in str(error) else "no recipe of this version of srl"
+        problems.append(f"config.toml is {what} ({error})")
     return text, None
 
 
-def _read_metrics(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """The readable lines; unlike training, which must not go on from a damaged file, a report shows the rest."""
-    if not path.is_file():
+def _read_metrics(run: RunFolder, problems: list[str]) -> list[dict[str, Any]]:
+    if not (run.path / "metrics.jsonl").is_file():
         problems.append("no metrics.jsonl: no curves")
         return []
-    lines, broken = [], 0
-    for text in path.read_bytes().splitlines(keepends=True):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            broken += text.endswith(b"\n")  # the last line may be cut short, or just being written
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-        else:
-            broken += 1
-    if broken:
-        problems.append(f"metrics.jsonl: {broken} of {broken + len(lines)} lines are damaged and left out")
+    lines, n_damaged = run.read_metrics()
+    if n_damaged:
+        problems.append(f"metrics.jsonl: {n_damaged} of {n_damaged + len(lines)} lines are damaged and left out")
     if not lines:
         problems.append("metrics.jsonl has no lines yet: no curves")
     return lines

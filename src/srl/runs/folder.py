@@ -33,8 +33,8 @@ HELD_OUT = {
 }
 """The metrics that sum up a run."""
 
-MAX_STEP = 2**53
-"""No run has more steps; a damaged number may have any."""
+MAX_INTEGER = 2**53
+"""Nothing that is logged is larger; a damaged number may have any length."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,13 @@ def _metrics_line(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    is_line = isinstance(line, dict) and isinstance(line.get("step"), int) and 0 <= line["step"] <= MAX_STEP
-    return line if is_line else None
+    if not isinstance(line, dict) or not all(_is_number(value) for value in line.values() if value is not None):
+        return None
+    return line if isinstance(line.get("step"), int) and line["step"] >= 0 else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= MAX_INTEGER)
 
 
 def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunFolder:

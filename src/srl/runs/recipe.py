@@ -7,6 +7,7 @@ Keys carry TRL's names where TRL has one. The table `[trl]` hands any further op
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable
 from datetime import date
@@ -19,6 +20,14 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srl.errors import UserError
+
+MAX_TOML_BYTES = 100_000
+"""No recipe or experiment is larger."""
+
+MAX_TOML_DEPTH = 20
+
+LONG_KEY = re.compile(rf"(?<![\w-])(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_TOML_DEPTH}}}")
+"""A key of more parts than tables may be nested: tomllib takes minutes and gigabytes for some tens of thousands."""
 
 Read = TypeVar("Read", bound=BaseModel)
 
@@ -227,7 +236,12 @@ def own_or_given(path: Path, folder: Traversable, kind: str) -> str:
         UserError: neither is there; says which names there are.
     """
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        if (size := path.stat().st_size) > MAX_TOML_BYTES:
+            raise UserError(f"{path}: {size:,} bytes, expected a {kind} file of at most {MAX_TOML_BYTES:,}")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not valid TOML: not UTF-8 text ({error.reason} at byte {error.start})") from None
     if (own := folder / f"{path}.toml").is_file():
         return own.read_text(encoding="utf-8")
     names = sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.is_file())
@@ -240,12 +254,28 @@ def from_toml(model: type[Read], text: str, name: str, explain: Callable[[Valida
     Raises:
         UserError: broken TOML, or what `explain` says of a key or value.
     """
+    if LONG_KEY.search(text):
+        raise UserError(f"{name}: a key of over {MAX_TOML_DEPTH} parts; no recipe or experiment needs that")
     try:
-        return model.model_validate(tomllib.loads(text))
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{name}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{name}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # an integer of over 4300 digits
+        raise UserError(f"{name}: not valid TOML: {str(error).split(';')[0]}") from None
+    if _is_deeper(values, MAX_TOML_DEPTH):
+        raise UserError(f"{name}: tables nested more than {MAX_TOML_DEPTH} deep; no recipe or experiment needs that")
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{name}: {explain(error)}") from None
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether tables and arrays are nested more than `depth` deep; never goes deeper itself."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(depth == 0 or _is_deeper(one, depth - 1) for one in inner)
 
 
 def _explain(error: ValidationError) -> str:
@@ -256,7 +286,7 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key `{key}`{suggest(str(problem['loc'][-1]), _keys(Recipe))}"
     if problem["type"] == "missing":
         return f"missing key `{key}`"
-    return f"`{key}`: {problem['msg']}, found {problem['input']!r}"
+    return f"`{key:.200}`: {problem['msg']}, found {problem['input']!r:.200}"
 
 
 def suggest(name: str, known: list[str]) -> str:
