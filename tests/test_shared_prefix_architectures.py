@@ -72,7 +72,7 @@ def on_packs(model):
     with torch.no_grad():
         expected = torch.cat(plain(model, rows, lengths))
         model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
-        found_out = problem_with_packs(model, "cpu", torch.float32)
+        found_out = problem_with_packs(model)
         found = None if found_out else torch.cat(packed(model, rows, lengths))
         model.set_attn_implementation("sdpa")
     if found_out:
@@ -83,7 +83,7 @@ def on_packs(model):
 def in_sampling(model):
     if why_no_sampling(model):
         return "refused"
-    if problem_with_sampling(model, torch.float32):
+    if problem_with_sampling(model):
         return "found out"
     rows, lengths = trajectory()
     prompts = [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]

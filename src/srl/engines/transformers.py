@@ -38,7 +38,7 @@ class TransformersEngine:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: no model could be loaded: {str(error).strip().splitlines()[0]}") from None
         self.model.eval()
-        self.shares_keys = not (why_no_sampling(self.model) or problem_with_sampling(self.model, dtype))
+        self.shares_keys = not (why_no_sampling(self.model) or problem_with_sampling(self.model))
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
         """One completion per prompt; the same batch with the same seeds is completed the same way."""
