@@ -163,6 +163,23 @@ def test_kernels_are_checked_against_plain_arithmetic(dtype):
     assert not agrees_with_math(CPU._replace(backward=without_merged_lse), cpu, dtype, 16)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_arithmetic_is_as_precise_under_autocast(dtype):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, d_out = (3 * torch.randn(1, heads, 20, 16, generator=generator).to(dtype) for heads in (4, 2, 2, 4))
+
+    def computed():
+        out, lse = MATH.forward(q, k, v, True, 0.25)
+        return out, lse, *MATH.backward(d_out, q, k, v, out, lse, True, 0.25)
+
+    expected = computed()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = computed()
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
 @st.composite
 def row_sets(draw):
     """Random trees: rows that branch off earlier rows anywhere, or repeat, continue or cut them."""

@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple
+from functools import cache, wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,6 +87,17 @@ def _cuda_backward(
     )
 
 
+def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Plain arithmetic chooses its precision itself; autocast would round the products back."""
+
+    @wraps(function)
+    def run(first: Tensor, *others: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *others)
+
+    return run
+
+
 def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
     """Scaled scores in float32 at least, (B, H, queries, keys)."""
     precise = torch.promote_types(q.dtype, torch.float32)
@@ -95,6 +106,7 @@ def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
     return scores.masked_fill(future, -math.inf) if causal else scores
 
 
+@_without_autocast
 def _math_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     scores = _scores(q, k, causal, scale)
@@ -102,6 +114,7 @@ def _math_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -
     return ((scores - lse[..., None]).exp() @ v.to(scores.dtype)).to(q.dtype), lse
 
 
+@_without_autocast
 def _math_backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
