@@ -46,7 +46,7 @@ def model_of(kind="Qwen2", dtype=torch.float32, **changed):
             **changed,
         }
     )
-    name = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM"
+    name = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind.removesuffix('Text')}ForCausalLM"
     return getattr(transformers, name)(config).to(dtype).eval()
 
 
@@ -73,10 +73,16 @@ def assert_logprobs_are_the_policys(model, prompts, options, tolerance, **sampli
         torch.testing.assert_close(torch.tensor(found, dtype=expected.dtype), expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Llama", "GPT2", "Gemma", "Phi3", "Mixtral", "OPT"])
+WINDOWED = {
+    "Gemma3Text": {"head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
+    "Mistral": {"sliding_window": 6},
+}
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Llama", "GPT2", "Gemma", "Phi3", "Mixtral", "OPT", *WINDOWED])
 def test_greedy_completions_are_those_of_generate(kind):
-    heads = {"Gemma": {"head_dim": 8}, "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3}}
-    model = model_of(kind, **heads.get(kind, {}))
+    own = {"Gemma": {"head_dim": 8}, "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3}, **WINDOWED}
+    model = model_of(kind, **own.get(kind, {}))
     prompts = [prompt for family in PROMPTS.values() for prompt in family]
     found, _ = sample_completions(model, prompts, SamplingOptions(max_new_tokens=12, temperature=0))
     for prompt, completion in zip(prompts, found, strict=True):
@@ -114,6 +120,32 @@ def test_any_tree_of_prompts(prompts, num_generations, max_rows, prefill_tokens,
         assert_logprobs_are_the_policys(
             exact_model, prompts, options, 1e-10, num_generations=num_generations, max_rows=max_rows, seed=1
         )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    prompts=st.lists(st.lists(st.integers(1, 2), min_size=1, max_size=7), min_size=1, max_size=6),
+    window=st.integers(1, 9),
+    num_generations=st.integers(1, 3),
+    prefill_tokens=st.sampled_from([4, 8192]),
+)
+def test_any_tree_of_prompts_with_sliding_windows(prompts, window, num_generations, prefill_tokens, exact_model):
+    options = SamplingOptions(max_new_tokens=6, eos_token_ids=tuple(range(8)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("srl.shared_prefix.sampler.PREFILL_TOKENS", prefill_tokens)
+        patch.setattr(exact_model.config, "sliding_window", window)
+        assert_logprobs_are_the_policys(exact_model, prompts, options, 1e-10, num_generations=num_generations, seed=1)
+
+
+@pytest.mark.parametrize("family", PROMPTS)
+@pytest.mark.parametrize("window", [1, 5, 25, 40])
+def test_sliding_windows_reach_into_prompts_and_out_of_them_again(family, window, exact_model, monkeypatch):
+    options, prompts = SamplingOptions(max_new_tokens=45), PROMPTS[family]
+    unlimited = sample_completions(exact_model, prompts, options, seed=0)
+    monkeypatch.setattr(exact_model.config, "sliding_window", window)
+    assert_logprobs_are_the_policys(exact_model, prompts, options, 1e-10, num_generations=2, seed=0)
+    if len(prompts[0]) + 45 > window:
+        assert sample_completions(exact_model, prompts, options, seed=0) != unlimited
 
 
 def test_what_is_sampled_together_does_not_matter(exact_model):
@@ -245,13 +277,10 @@ def test_the_model_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("kind", "changed", "reason"),
     [
-        ("Mistral", {"sliding_window": 4}, "window of 4"),
-        ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "layers of type"),
-        ("Gemma2", {"head_dim": 8}, "layers of type"),
-        ("GptOss", {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}, "layers of type"),
+        ("Gemma2", {"head_dim": 8}, "capped"),
         ("Bloom", {}, "attention of its own"),
         ("Mamba", {"state_size": 4}, "layers of type"),
-        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of type"),
+        ("Lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of type conv"),
     ],
 )
 def test_models_it_cannot_take_are_refused(kind, changed, reason):

@@ -26,6 +26,8 @@ from srl.shared_prefix.sampler import SamplingOptions, sample_completions
 PROMPT, COMPLETION = 4, 4
 ROWS_RT = 1 + np.arange(3 * (PROMPT + COMPLETION)).reshape(3, -1) % 7
 ROWS_RT[1, :6], ROWS_RT[2, :3] = ROWS_RT[0, :6], ROWS_RT[0, :3]  # one prompt twice, and one that leaves it
+WINDOW = 3
+"""Of layers with a sliding window, so that it matters here."""
 TOLERANCE = 1e-3
 """Mean difference of log-probs in float32. Rounding makes 1e-6 of it in tiny models, 2e-5 in trained ones."""
 REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
@@ -41,11 +43,11 @@ def problem_with_packs(model: Any) -> str | None:
     """
     try:
         _packed_logprobs(model)
-        with in_float32(model):
+        with in_float32(model), with_windows_of(WINDOW, model):
             found_RC = _packed_logprobs(model)
     except REFUSALS as error:
         return str(error)
-    with in_float32(model):
+    with in_float32(model), with_windows_of(WINDOW, model):
         return _difference(found_RC, _plain_logprobs(model, torch.from_numpy(ROWS_RT).to(model.device)))
 
 
@@ -56,13 +58,13 @@ def problem_with_sampling(model: Any) -> str | None:
     options = SamplingOptions(max_new_tokens=COMPLETION)
     try:
         sample_completions(model, prompts, options, seed=0)
-        with in_float32(model):
+        with in_float32(model), with_windows_of(WINDOW, model):
             completions, logprobs = sample_completions(model, prompts, options, seed=0)
     except REFUSALS as error:
         return str(error)
     rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
     training = model.training
-    with in_float32(model):
+    with in_float32(model), with_windows_of(WINDOW, model):
         expected_RC = _plain_logprobs(model.eval(), torch.tensor(rows, device=model.device))
     model.train(training)
     return _difference(torch.tensor(logprobs, device=expected_RC.device), expected_RC)
@@ -90,6 +92,25 @@ def _difference(found_RC: Tensor, expected_RC: Tensor) -> str | None:
     if gap < TOLERANCE:  # not if it is NaN
         return None
     return f"on a tiny example this model's log-probs then differ by {gap:.1e}"
+
+
+@contextmanager
+def with_windows_of(size: int, model: Any) -> Iterator[None]:
+    """The model's sliding windows are so many tokens long; afterwards what they were."""
+    owners = [owner for owner in (model.config.get_text_config(), *model.modules()) if _window_of(owner)]
+    before = [owner.sliding_window for owner in owners]
+    for owner in owners:
+        owner.sliding_window = size
+    try:
+        yield
+    finally:
+        for owner, window in zip(owners, before, strict=True):
+            owner.sliding_window = window
+
+
+def _window_of(owner: Any) -> int | None:
+    window = getattr(owner, "sliding_window", None)
+    return window if isinstance(window, int) else None
 
 
 # --- float32 --------------------------------------------------------------------------------------------
