@@ -55,7 +55,7 @@ def masked_kernel_for(query: Tensor) -> Kernel:
 
 @cache
 def _checked_cuda_kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> Kernel:
-    """The flash kernel, if it proves itself: no GPU was at hand when this was written."""
+    """The flash kernel, if it proves itself."""
     try:
         if agrees_with_math(CUDA, device, dtype, head_size):
             return CUDA

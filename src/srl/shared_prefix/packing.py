@@ -72,6 +72,16 @@ class AttentionPlan:
         in_chain = np.arange(self.n_places) - np.repeat(starts, np.diff([*starts, self.n_places]))
         return ancestors.cumsum()[:-1] + in_chain
 
+    @cached_property
+    def ends_T(self) -> Ids:
+        """Per place, where the run of all places that see it ends; it begins with the place itself."""
+        starts, stops = np.array(self.chains).T
+        ends = np.repeat(stops, stops - starts)
+        for block in self.blocks:
+            keys = ends[block.key_start : block.key_stop]
+            np.maximum(keys, block.stop, out=keys)
+        return ends
+
     @property
     def n_pairs(self) -> int:
         """Pairs of a query and a key that it sees: what attention costs."""
