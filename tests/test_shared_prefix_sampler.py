@@ -17,6 +17,7 @@ from srl.errors import UserError
 from srl.shared_prefix.sampler import SamplingOptions, draw, sample_completions
 from srl.shared_prefix.support import why_no_sampling
 from srl.shared_prefix.trainer import SharedPrefixConfig, SharedPrefixTrainer
+from srl.shared_prefix.weights import products_in
 
 VOCABULARY = 40
 BODY = torch.arange(60).mul(7).remainder(VOCABULARY - 1).add(1).tolist()
@@ -242,6 +243,37 @@ def test_bfloat16_and_autocast():
     assert_logprobs_are_the_policys(model_of(dtype=torch.bfloat16), prompts, options, 0.2, seed=0)
     with torch.autocast("cpu", torch.bfloat16):
         assert_logprobs_are_the_policys(model_of("Qwen3"), prompts, options, 0.2, seed=0)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("lora", [False, True])
+def test_weights_that_are_converted_beforehand_are_those_of_autocast(tied, lora):
+    """To the last bit, over shared keys and by `generate`; afterwards they are what they were."""
+    model = model_of("Qwen3", tie_word_embeddings=tied)
+    model = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False)).eval() if lora else model
+    before = [(id(p), p.dtype, p.data_ptr()) for p in model.parameters()]
+    prompts, options = PROMPTS["steps of a trajectory"], SamplingOptions(max_new_tokens=8)
+    ids = torch.tensor(prompts[:1])
+
+    def sampled():
+        with torch.autocast("cpu", torch.bfloat16):
+            found = sample_completions(model, prompts, options, seed=0)
+            scores = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=8,
+                do_sample=False,
+                output_scores=True,
+                return_dict_in_generate=True,
+            ).scores
+        return found, torch.stack(scores).tolist()
+
+    expected = sampled()
+    with products_in(torch.bfloat16, model):
+        assert sum(p.dtype == torch.bfloat16 for p in model.parameters()) >= 14
+        assert sampled() == expected
+    assert [(id(p), p.dtype, p.data_ptr()) for p in model.parameters()] == before
+    assert sampled() == expected
 
 
 def test_lora_samples_with_its_adapter():

@@ -100,7 +100,7 @@ def test_weights_are_what_they_were(dtype):
     model = sharpen(model_of(dtype=dtype))
 
     def weights():
-        return [(p.dtype, p.data_ptr(), p.double().sum().item()) for p in model.parameters()]
+        return [(id(p), p.dtype, p.data_ptr(), p.double().sum().item()) for p in model.parameters()]
 
     before, seen = weights(), []
     model.model.layers[0].mlp.register_forward_hook(lambda layer, args, out: seen.append(out.dtype))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,7 @@ from srl.shared_prefix.packing import Ids, Pack
 from srl.shared_prefix.sampler import SamplingOptions, sample_completions
 from srl.shared_prefix.support import why_no_sampling, why_no_training
 from srl.shared_prefix.trial import problem_with_packs, problem_with_sampling
+from srl.shared_prefix.weights import products_in
 
 logger = logging.getLogger(__name__)
 
@@ -225,13 +226,21 @@ class SharedPrefixTrainer(GRPOTrainer):
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
         """TRL's hook: the completions of these prompts."""
-        if self._samples_elsewhere():
-            trl = super()._generate_single_turn
-            if not (self.use_vllm and self._shares):
-                return trl(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        trl = super()._generate_single_turn
+        if self.use_vllm and self._shares:
             return like_after_like(lambda prompts: trl(prompts, images, multimodal_fields, *args, **kwargs), prompt_ids)
-        completion_ids, _ = self._sample(prompt_ids)
-        return completion_ids, None
+        with self._weights_converted_once():
+            if self._samples_elsewhere():
+                return trl(prompt_ids, images, multimodal_fields, *args, **kwargs)
+            completion_ids, _ = self._sample(prompt_ids)
+            return completion_ids, None
+
+    def _weights_converted_once(self) -> AbstractContextManager[None]:
+        """Under autocast, the weights of all products in its type already: it would convert them at every token."""
+        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        if autocast is None or self._others_sample:
+            return nullcontext()
+        return products_in(autocast, self.model)
 
     def _sample(self, prompt_ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
         """A completion per prompt over shared keys, and its log-probs."""

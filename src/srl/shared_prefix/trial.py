@@ -11,7 +11,7 @@ Shapes: R rows, T tokens, C completion tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from srl.shared_prefix.attention import model_inputs
 from srl.shared_prefix.packing import pack
 from srl.shared_prefix.sampler import SamplingOptions, sample_completions
+from srl.shared_prefix.weights import Lent, lend, take_back
 
 PROMPT, COMPLETION = 4, 4
 ROWS_RT = 1 + np.arange(3 * (PROMPT + COMPLETION)).reshape(3, -1) % 7
 ROWS_RT[1, :6], ROWS_RT[2, :3] = ROWS_RT[0, :6], ROWS_RT[0, :3]  # one prompt twice, and one that leaves it
+LOWER = (torch.bfloat16, torch.float16)
 WINDOW = 3
 """Of layers with a sliding window, so that it matters here."""
 TOLERANCE = 1e-3
@@ -125,38 +127,26 @@ def in_float32(model: Any) -> Iterator[None]:
     size = model.config.get_text_config().num_hidden_layers
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == size]
     layers = [layer for stack in stacks for layer in stack]
-    in_layers = {parameter for layer in layers for parameter in layer.parameters()}
-    converted: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
+    in_layers = {module for layer in layers for module in layer.modules()}
+    lent: dict[nn.Module, Lent] = {}
 
     def convert(layer: nn.Module, _: Any) -> None:
-        converted[layer] = _to_float32(layer.parameters())
+        lent[layer] = lend(layer.modules(), torch.float32, LOWER)
 
     def restore(layer: nn.Module, *_: Any) -> None:
-        for parameter, data in converted.pop(layer):
-            parameter.data = data
+        take_back(lent.pop(layer))
 
-    hooks = [hook for layer in layers for hook in _around(layer, convert, restore)]
-    converted[model] = _to_float32(p for p in model.parameters() if p not in in_layers)
+    hooks = [layer.register_forward_pre_hook(convert) for layer in layers]
+    hooks += [layer.register_forward_hook(restore) for layer in layers]
+    lent[model] = lend((module for module in model.modules() if module not in in_layers), torch.float32, LOWER)
     try:
         with torch.autocast(model.device.type, enabled=False), _without_tf32():
             yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module in list(converted):  # those of a layer that raised an error, too
+        for module in list(lent):  # a layer that raised an error has not restored its own
             restore(module)
-
-
-def _around(layer: nn.Module, before: Any, after: Any) -> tuple[Any, Any]:
-    return layer.register_forward_pre_hook(before), layer.register_forward_hook(after)
-
-
-def _to_float32(parameters: Iterable[nn.Parameter]) -> list[tuple[nn.Parameter, Tensor]]:
-    """Convert those of lower precision; each with what it was."""
-    lower = [(p, p.data) for p in parameters if p.dtype in (torch.bfloat16, torch.float16)]
-    for parameter, data in lower:
-        parameter.data = data.float()
-    return lower
 
 
 @contextmanager
