@@ -26,7 +26,7 @@ SIZES = {  # by the many names that architectures have for them
     **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
 }
 VARIANTS = [  # until one can be built
-    {"head_dim": 8, "rotary_dim": 8, "sliding_window": None},
+    {"head_dim": 8, "rotary_dim": 8},
     {"head_dim": 8},
     {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16, "q_lora_rank": 16, "kv_lora_rank": 16},
     {},
@@ -34,17 +34,32 @@ VARIANTS = [  # until one can be built
 TOO_LARGE = 30_000_000
 RIGHT = {"qwen2", "qwen3", "qwen3_moe", "llama", "mistral", "mixtral", "gemma", "phi3", "olmo2", "smollm3", "granite"}
 RIGHT |= {"gpt_neox", "starcoder2", "glm4", "ernie4_5", "seed_oss", "hunyuan_v1_dense", "opt", "gpt2"}
+WINDOWED = {
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "mistral",
+    "mixtral",
+    "gemma3_text",
+    "phi3",
+    "olmo3",
+    "smollm3",
+    "starcoder2",
+}
 FOUND_OUT = {"roberta", "nemotron"}
 """Positions that start elsewhere; an attention that is not told of the plan."""
 
 
-def tiny_model(kind):
-    """A model of an architecture that computes something, or None."""
+def tiny_model(kind, window):
+    """A model of an architecture that computes something, with or without sliding windows, or None."""
     names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
     architecture = getattr(transformers, names if isinstance(names, str) else names[0])
-    for variant in VARIANTS:
+    windows = {"sliding_window": window, "use_sliding_window": window is not None, "max_window_layers": 1}
+    for variant in [variant | windows for variant in VARIANTS] + VARIANTS:
         try:
             config = architecture.config_class(**SIZES, **variant)
+            if getattr(config.get_text_config(), "sliding_window", None) != window:
+                continue
             with torch.device("meta"):
                 n_weights = sum(p.numel() for p in architecture(config).parameters())
             if n_weights < TOO_LARGE:
@@ -72,7 +87,7 @@ def on_packs(model):
     with torch.no_grad():
         expected = torch.cat(plain(model, rows, lengths))
         model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
-        found_out = problem_with_packs(model, "cpu", torch.float32)
+        found_out = problem_with_packs(model)
         found = None if found_out else torch.cat(packed(model, rows, lengths))
         model.set_attn_implementation("sdpa")
     if found_out:
@@ -83,7 +98,7 @@ def on_packs(model):
 def in_sampling(model):
     if why_no_sampling(model):
         return "refused"
-    if problem_with_sampling(model, torch.float32):
+    if problem_with_sampling(model):
         return "found out"
     rows, lengths = trajectory()
     prompts = [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]
@@ -94,15 +109,27 @@ def in_sampling(model):
     return "right" if (torch.tensor(logprobs).flatten() - expected).abs().max() < 2e-4 else "WRONG"
 
 
-@pytest.mark.slow
-def test_no_architecture_is_silently_wrong():
+def outcomes(window):
+    """How training and sampling go, by architecture."""
     found = {}
     for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        if (model := tiny_model(kind)) is not None:
+        if (model := tiny_model(kind, window)) is not None:
             found[kind] = on_packs(model), in_sampling(model)
     print({kind: outcome for kind, outcome in found.items() if outcome != ("refused", "refused")})
     assert not {kind: outcome for kind, outcome in found.items() if "WRONG" in outcome}
+    return found
+
+
+@pytest.mark.slow
+def test_no_architecture_is_silently_wrong():
+    found = outcomes(None)
     assert len(found) > 120
     assert sum(outcome == ("right", "right") for outcome in found.values()) > 50
     assert {kind: found[kind] for kind in RIGHT} == dict.fromkeys(RIGHT, ("right", "right"))
     assert {kind: found[kind] for kind in FOUND_OUT} == dict.fromkeys(FOUND_OUT, ("found out", "found out"))
+
+
+@pytest.mark.slow
+def test_no_sliding_window_is_silently_wrong():
+    found = outcomes(window=6)
+    assert {kind: found[kind] for kind in WINDOWED} == dict.fromkeys(WINDOWED, ("right", "right"))

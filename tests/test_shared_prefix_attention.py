@@ -7,14 +7,18 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from srl.shared_prefix import attention
+from srl.shared_prefix import attention, windows
 from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION, model_inputs
 from srl.shared_prefix.kernels import CPU, MATH, agrees_with_math
 from srl.shared_prefix.packing import AttentionPlan, Block, pack
+from srl.shared_prefix.windows import segments
 
 VOCABULARY = 40
 TOLERANCE = {torch.float64: (1e-10, 1e-9), torch.float32: (2e-5, 1e-4)}
@@ -23,14 +27,14 @@ TOLERANCE = {torch.float64: (1e-10, 1e-9), torch.float32: (2e-5, 1e-4)}
 def model_of(kind="Qwen2", dtype=torch.float32, seed=0, **changed):
     """A small random model whose attention matters."""
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{kind}Config")(
+    config = getattr(transformers, f"{kind}{'Text' * (kind == 'Gemma3')}Config")(
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        **({} if kind == "Qwen2" else {"head_dim": 8}),
+        **({} if kind in ("Qwen2", "Phi3") else {"head_dim": 8}),
         initializer_range=0.3,
         pad_token_id=0,
         attn_implementation=SHARED_PREFIX_ATTENTION,
@@ -46,8 +50,12 @@ def precise_norms(monkeypatch):
     def forward(self, hidden):
         return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
-    for norm in (Qwen2RMSNorm, Qwen3RMSNorm, LlamaRMSNorm):
+    def forward_of_gemma(self, hidden):
+        return (1 + self.weight) * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps)
+
+    for norm in (Qwen2RMSNorm, Qwen3RMSNorm, LlamaRMSNorm, MistralRMSNorm, Phi3RMSNorm):
         monkeypatch.setattr(norm, "forward", forward)
+    monkeypatch.setattr(Gemma3RMSNorm, "forward", forward_of_gemma)
 
 
 def trajectory(n_steps=4, n_samples=3, seed=0):
@@ -121,6 +129,44 @@ def test_a_pack_equals_padded_rows(kind, dtype, precise_norms):
     assert_equal(model_of(kind, dtype), *trajectory(), TOLERANCE[dtype])
 
 
+def with_window(kind, size, **changed):
+    """A model with sliding windows: in all layers (Mistral, Phi3), in the second one, or in all but the second."""
+    some = {"Qwen2": {"use_sliding_window": True, "max_window_layers": 1}}
+    some["Gemma3"] = {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8}
+    some["Phi3"] = {"eos_token_id": 2}
+    return model_of(kind, **some.get(kind, {}), sliding_window=size, **changed)
+
+
+@pytest.mark.parametrize("kind", ["Mistral", "Phi3", "Qwen2", "Gemma3"])
+@pytest.mark.parametrize(("dtype", "window"), [(torch.float64, 9), (torch.float64, 1), (torch.float32, 30)])
+def test_sliding_windows(kind, dtype, window, precise_norms):
+    model, (rows, lengths) = with_window(kind, window, dtype=dtype), trajectory()
+    assert_equal(model, rows, lengths, TOLERANCE[dtype])
+    with torch.no_grad():  # they matter here
+        found = torch.cat(packed(model, rows, lengths))
+        unlimited = torch.cat(packed(with_window(kind, 4096, dtype=dtype), rows, lengths))
+    assert (found - unlimited).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("options", [{"sharing": "prompt"}, {"sharing": "rows"}, {"max_places": 60}])
+def test_sliding_windows_with_less_sharing(options, precise_norms):
+    assert_equal(with_window("Qwen2", 9, dtype=torch.float64), *trajectory(), TOLERANCE[torch.float64], **options)
+
+
+def test_sliding_windows_in_plain_arithmetic_and_short_segments(monkeypatch, precise_norms):
+    monkeypatch.setattr(windows, "masked_kernel_for", lambda query: MATH)
+    monkeypatch.setattr(windows, "LONGEST_SEGMENT", 4)
+    segments.cache_clear()
+    assert_equal(with_window("Mistral", 3, dtype=torch.float64), *trajectory(), TOLERANCE[torch.float64])
+    segments.cache_clear()
+
+
+def test_a_window_longer_than_the_rows_costs_nothing():
+    (one,), model = pack(*trajectory()), with_window("Mistral", 1000)
+    found, expected = model(**model_inputs(one, "cpu")), with_window("Mistral", None)(**model_inputs(one, "cpu"))
+    assert torch.equal(found.logits, expected.logits)
+
+
 @pytest.mark.parametrize("options", [{"sharing": "prompt"}, {"sharing": "rows"}, {"max_places": 60}])
 def test_less_sharing_and_several_packs_are_equal_too(options, precise_norms):
     assert_equal(model_of(dtype=torch.float64), *trajectory(), TOLERANCE[torch.float64], **options)
@@ -163,6 +209,23 @@ def test_kernels_are_checked_against_plain_arithmetic(dtype):
     assert not agrees_with_math(CPU._replace(backward=without_merged_lse), cpu, dtype, 16)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_arithmetic_is_as_precise_under_autocast(dtype):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, d_out = (3 * torch.randn(1, heads, 20, 16, generator=generator).to(dtype) for heads in (4, 2, 2, 4))
+
+    def computed():
+        out, lse = MATH.forward(q, k, v, True, 0.25)
+        return out, lse, *MATH.backward(d_out, q, k, v, out, lse, True, 0.25)
+
+    expected = computed()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = computed()
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
 @st.composite
 def row_sets(draw):
     """Random trees: rows that branch off earlier rows anywhere, or repeat, continue or cut them."""
@@ -183,6 +246,21 @@ def test_random_trees(precise_norms, given_rows, sharing, max_places):
     rows, lengths = given_rows
     if any(len(row) > length for row, length in zip(rows, lengths, strict=True)):
         assert_equal(MODEL_64, rows, lengths, TOLERANCE[torch.float64], sharing=sharing, max_places=max_places)
+
+
+WINDOWED_64 = with_window("Mistral", 4, dtype=torch.float64)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row_sets(), st.integers(1, 12), st.sampled_from([1, 3, 512]))
+def test_random_trees_with_sliding_windows(precise_norms, given_rows, window, longest_segment):
+    rows, lengths = given_rows
+    if any(len(row) > length for row, length in zip(rows, lengths, strict=True)):
+        segments.cache_clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WINDOWED_64.config, "sliding_window", window)
+            patch.setattr(windows, "LONGEST_SEGMENT", longest_segment)
+            assert_equal(WINDOWED_64, rows, lengths, TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize(
@@ -212,10 +290,8 @@ def test_positions_continue_after_the_branch_point():
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        (lambda: model_of(sliding_window=8, use_sliding_window=True, max_window_layers=0), "sliding_window"),
         (lambda: model_of(attention_dropout=0.1).train(), "dropout"),
-        (lambda: model_of("Mistral", sliding_window=8), "sliding_window"),
-        (lambda: model_of("Gemma2"), "softcap|sliding_window"),
+        (lambda: model_of("Gemma2"), "softcap"),
     ],
 )
 def test_what_packs_do_not_have_is_refused(model, named):

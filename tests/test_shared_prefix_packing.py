@@ -36,6 +36,7 @@ def check(packs, rows, prompt_lengths):
         seen, used = seen_keys(one.plan), set()
         assert [start for start, _ in one.plan.chains] == [0, *[stop for _, stop in one.plan.chains[:-1]]]
         assert one.plan.n_pairs == sum(map(len, seen))
+        assert one.plan.depths_T.tolist() == one.positions_T.tolist() == [len(keys) - 1 for keys in seen]
         for index, places in zip(one.rows, one.places, strict=True):
             row, n_prompt = rows[index], prompt_lengths[index]
             assert len(places) == len(row) - n_prompt

@@ -197,7 +197,7 @@ def test_rows_that_begin_alike_go_into_one_micro_batch():
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("sliding_window", 16, "window of 16"),
+        ("layer_types", ["chunked_attention", "full_attention"], "chunked_attention"),
         ("layer_types", ["full_attention", "linear_attention"], "linear_attention"),
         ("attention_dropout", 0.1, "dropout"),
         ("_attn_implementation", "eager", "eager"),
@@ -216,10 +216,11 @@ def test_where_packs_cannot_be_right_it_says_so_once_and_computes_rows(
     [
         ("Mamba", {}, "linear_attention"),
         ("Qwen3Next", {"num_experts": 0}, "linear_attention"),
-        ("Mistral", {}, "window of 4096"),
+        ("Mistral", {}, None),
         ("Bloom", {}, "attention of its own"),
         ("GPT2", {}, "dropout"),
-        ("Gemma2", {}, "sliding_attention"),
+        ("Gemma2", {}, "capped"),
+        ("Gemma3Text", {}, None),
         ("Llama", {}, None),
     ],
 )

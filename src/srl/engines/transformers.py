@@ -37,7 +37,7 @@ class TransformersEngine:
         self.model.eval()
         # What a model recommends (top_p, min_p, beams, penalties, …) would be added to what is asked for here.
         self.model.generation_config = GenerationConfig()
-        self.shares_keys = not (why_no_sampling(self.model) or problem_with_sampling(self.model, dtype))
+        self.shares_keys = not (why_no_sampling(self.model) or problem_with_sampling(self.model))
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
         """One completion per prompt; the same batch with the same seeds is completed the same way."""

@@ -1,7 +1,7 @@
 """Attention over a pack, without a mask: each place sees its own ancestors and nothing else.
 
 Causal attention inside each chain and plain attention of each block (`packing.AttentionPlan`) are parts of one
-softmax, merged by their log-sum-exp (`kernels`).
+softmax, merged by their log-sum-exp (`kernels`). Layers with a sliding window: `windows`. On CUDA: `one_call`.
 
 Registered with transformers as `SHARED_PREFIX_ATTENTION`: any model that takes its attention from transformers'
 interface runs packs unpatched. Calls without a plan (generation, evaluation) are `sdpa`, as before.
@@ -20,7 +20,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from srl.shared_prefix.kernels import kernel_for, merge_
+from srl.shared_prefix.one_call import one_call_for
 from srl.shared_prefix.packing import AttentionPlan, Pack
+from srl.shared_prefix.windows import WindowAttention
 
 SHARED_PREFIX_ATTENTION = "srl_shared_prefix"
 
@@ -45,6 +47,7 @@ def shared_prefix_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     attention_plan: AttentionPlan | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
@@ -57,7 +60,7 @@ def shared_prefix_attention(
         return sdpa_attention_forward(
             module, query_BHTD, key_BHTD, value_BHTD, attention_mask, dropout=dropout, scaling=scaling, **options
         )
-    for option in ("sliding_window", "softcap", "s_aux", "position_bias"):
+    for option in ("softcap", "s_aux", "position_bias"):
         if options.get(option) is not None:
             raise NotImplementedError(f"packed prefixes: attention with {option} is not supported")
     if dropout:
@@ -67,7 +70,14 @@ def shared_prefix_attention(
     scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
     # Autocast may leave queries and keys in float32 (Qwen3's norms); torch's own attention would cast them too.
     query_BHTD, key_BHTD = query_BHTD.to(value_BHTD.dtype), key_BHTD.to(value_BHTD.dtype)
-    return _SharedPrefixAttention.apply(query_BHTD, key_BHTD, value_BHTD, attention_plan, scale), None
+    given = query_BHTD, key_BHTD, value_BHTD, attention_plan
+    if sliding_window is not None and sliding_window > attention_plan.depths_T.max():
+        sliding_window = None
+    if one_call := one_call_for(query_BHTD, key_BHTD, attention_plan):
+        return one_call(*given, sliding_window, scale), None
+    if sliding_window is not None:
+        return WindowAttention.apply(*given, sliding_window, scale), None
+    return _SharedPrefixAttention.apply(*given, scale), None
 
 
 AttentionInterface.register(SHARED_PREFIX_ATTENTION, shared_prefix_attention)

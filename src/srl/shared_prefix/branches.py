@@ -26,8 +26,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from srl.shared_prefix.attention import shared_prefix_attention
-from srl.shared_prefix.kernels import kernel_for, merge_
-from srl.shared_prefix.packing import AttentionPlan, Pack
+from srl.shared_prefix.kernels import kernel_for, masked_kernel_for, merge_
+from srl.shared_prefix.packing import AttentionPlan, Ids, Pack
 
 BRANCH_ATTENTION = "srl_branches"
 LONGEST_STEM = 32
@@ -44,6 +44,8 @@ class _Run:
     stop: int
     first: int
     last: int
+    depth: int
+    """Of the place `start`."""
 
 
 @dataclass
@@ -68,6 +70,8 @@ class BranchCache:
     def __init__(self, packs: Sequence[Pack]) -> None:
         self._runs = [_runs_of(packed) for packed in packs]
         self._ends = [np.array([places[0] for places in packed.places]) for packed in packs]
+        ends = zip(packs, self._ends, strict=True)
+        self._prompt_length_B = np.concatenate([packed.positions_T[end] + 1 for packed, end in ends])
         # Rows begin with the last tokens of their prompt: equally many, so that no row has gaps to mask.
         own = [run.stop - run.start for runs in self._runs for run in runs if run.last - run.first == 1]
         self._stem_length = min(LONGEST_STEM, *own)
@@ -77,6 +81,7 @@ class BranchCache:
             for offset, runs in zip(first_row.tolist(), self._runs, strict=False)
             for run in runs
         ]
+        self._depth_of_run = [run.depth for runs in self._runs for run in runs]
         self._layers: dict[int, _Layer] = defaultdict(_Layer)
 
     @property
@@ -102,25 +107,65 @@ class BranchCache:
     def repeat_rows(self, times_B: Tensor) -> None:
         """Each row becomes so many rows: as many as a prompt has completions; none when it has finished."""
         edges = [0, *times_B.cumsum(0).tolist()]
+        self._prompt_length_B = self._prompt_length_B.repeat(np.diff(edges))
         self._rows_of_run = [(edges[first], edges[last]) for first, last in self._rows_of_run]
         for layer in self._layers.values():
             layer.tails = [x.repeat_interleave(times_B.to(x.device), dim=1) for x in layer.tails]
 
-    def attend(self, layer_index: int, query_HBD: Tensor, key_KBD: Tensor, value_KBD: Tensor, scale: float) -> Tensor:
-        """Attention of one new token per row, (B, H, D): to its own tail and to the runs of its prompt."""
+    def attend(
+        self,
+        layer_index: int,
+        query_HBD: Tensor,
+        key_KBD: Tensor,
+        value_KBD: Tensor,
+        scale: float,
+        window: int | None = None,
+    ) -> Tensor:
+        """Attention of one new token per row, (B, H, D): to its own tail and to the runs of its prompt.
+
+        With a `window`, to so many latest tokens of both, itself included.
+        """
         layer = self._layers[layer_index]
         attention = kernel_for(query_HBD).forward
         query_KBRD = query_HBD.unflatten(0, (len(key_KBD), -1)).transpose(1, 2).contiguous()
         keys, values = _lengthened(layer, key_KBD, value_KBD)
+        if window is not None:
+            keys, values = keys[:, :, -window:], values[:, :, -window:]
         out, lse = attention(query_KBRD, keys, values, False, scale)
         out_KBRD, lse_KBR = out.to(lse.dtype), lse.contiguous()
-        for (first, last), (keys, values) in zip(self._rows_of_run, layer.runs, strict=True):
+        n_new = layer.tail_length - self._stem_length
+        for (first, last), depth, (keys, values) in zip(self._rows_of_run, self._depth_of_run, layer.runs, strict=True):
             if first == last or keys.shape[2] == 0:
                 continue
             merged_out, merged_lse = out_KBRD[:, first:last], lse_KBR[:, first:last]
-            out, lse = attention(query_KBRD[None, :, first:last].flatten(2, 3), keys, values, False, scale)
+            query_1KQD = query_KBRD[None, :, first:last].flatten(2, 3)
+            if window is None:
+                out, lse = attention(query_1KQD, keys, values, False, scale)
+            else:
+                oldest_B = self._prompt_length_B[first:last] + n_new - window - depth
+                seen = _attend_in_window(query_1KQD, keys, values, scale, oldest_B)
+                if seen is None:
+                    continue
+                out, lse = seen
             merge_(merged_out, merged_lse, out.reshape(merged_out.shape), lse.reshape(merged_lse.shape))
         return out_KBRD.permute(1, 0, 2, 3).flatten(1, 2).to(value_KBD.dtype)
+
+
+def _attend_in_window(
+    query_1KQD: Tensor, keys: Tensor, values: Tensor, scale: float, oldest_B: Ids
+) -> tuple[Tensor, Tensor] | None:
+    """Attention of rows to a run of keys, each from its oldest one on; None where none sees any."""
+    n_keys, skipped = keys.shape[2], max(0, int(oldest_B.min()))
+    if skipped >= n_keys:
+        return None
+    keys, values, oldest_B = keys[:, :, skipped:], values[:, :, skipped:], oldest_B - skipped
+    if oldest_B.max() <= 0:
+        return kernel_for(query_1KQD).forward(query_1KQD, keys, values, False, scale)
+    oldest_Q = torch.from_numpy(oldest_B).to(keys.device).repeat_interleave(query_1KQD.shape[2] // len(oldest_B))
+    blind_Q = oldest_Q >= keys.shape[2]  # see all for now: a softmax over nothing is none
+    mask_QT = (torch.arange(keys.shape[2], device=keys.device) >= oldest_Q[:, None]) | blind_Q[:, None]
+    out, lse = masked_kernel_for(query_1KQD).forward(query_1KQD, keys, values, False, scale, mask_QT)
+    return out, lse.masked_fill(blind_Q, -torch.inf)
 
 
 def _lengthened(layer: _Layer, key_KBD: Tensor, value_KBD: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +196,8 @@ def _runs_of(packed: Pack) -> list[_Run]:
                 prompts[i].append(prompt)
     # Depth first, all that branches off a run lies together.
     between = zip(pairwise(cuts), prompts, strict=False)
-    return [_Run(start, stop, which[0], which[-1] + 1) for (start, stop), which in between if which]
+    depth_of = packed.positions_T
+    return [_Run(start, stop, which[0], which[-1] + 1, depth_of[start]) for (start, stop), which in between if which]
 
 
 def branch_attention(
@@ -161,6 +207,7 @@ def branch_attention(
     value_1KQD: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     attention_plan: AttentionPlan | None = None,
     branch_cache: BranchCache | None = None,
     **options: Any,
@@ -172,7 +219,8 @@ def branch_attention(
     query_1HQD, key_1KQD = query_1HQD.to(value_1KQD.dtype), key_1KQD.to(value_1KQD.dtype)
     scale = query_1HQD.shape[-1] ** -0.5 if scaling is None else scaling
     if attention_plan is None:
-        out_BHD = branch_cache.attend(module.layer_idx, query_1HQD[0], key_1KQD[0], value_1KQD[0], scale)
+        new_token = query_1HQD[0], key_1KQD[0], value_1KQD[0]
+        out_BHD = branch_cache.attend(module.layer_idx, *new_token, scale, sliding_window)
         return out_BHD[None], None
     branch_cache.fill(module.layer_idx, key_1KQD, value_1KQD)
     return shared_prefix_attention(
@@ -182,6 +230,7 @@ def branch_attention(
         value_1KQD,
         attention_mask,
         scaling=scale,
+        sliding_window=sliding_window,
         attention_plan=attention_plan,
         **options,
     )

@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple
+from functools import cache, wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,10 +25,12 @@ logger = logging.getLogger(__name__)
 class Kernel(NamedTuple):
     """Attention that tells its log-sum-exp, and its backward pass from a given output and log-sum-exp."""
 
-    forward: Callable[[Tensor, Tensor, Tensor, bool, float], tuple[Tensor, Tensor]]
+    forward: Callable[..., tuple[Tensor, Tensor]]
     """(query, key, value, causal, scale) -> (output, log-sum-exp of (B, H, T))"""
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    """(d_output, query, key, value, output, log-sum-exp, causal, scale) -> (d_query, d_key, d_value)"""
+    """(d_output, query, key, value, output, log-sum-exp, causal, scale) -> (d_query, d_key, d_value)
+
+    Those of `masked_kernel_for` take a mask as well, which keys (…, keys) each query sees, one at least."""
 
 
 def merge_(out: Tensor, lse: Tensor, part_out: Tensor, part_lse: Tensor) -> None:
@@ -46,9 +48,14 @@ def kernel_for(query: Tensor) -> Kernel:
     return MATH
 
 
+def masked_kernel_for(query: Tensor) -> Kernel:
+    """The same among the kernels that take a mask."""
+    return CPU if query.device.type == "cpu" else MATH
+
+
 @cache
 def _checked_cuda_kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> Kernel:
-    """The flash kernel, if it proves itself: no GPU was at hand when this was written."""
+    """The flash kernel, if it proves itself."""
     try:
         if agrees_with_math(CUDA, device, dtype, head_size):
             return CUDA
@@ -59,16 +66,33 @@ def _checked_cuda_kernel(device: torch.device, dtype: torch.dtype, head_size: in
     return MATH
 
 
-def _cpu_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+def _cpu_forward(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=_added(mask, q), scale=scale
+    )
 
 
 def _cpu_backward(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    scale: float,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        d_out, q, k, v, out, lse, 0.0, causal, scale=scale
+        d_out, q, k, v, out, lse, 0.0, causal, attn_mask=_added(mask, q), scale=scale
     )
+
+
+def _added(mask: Tensor | None, q: Tensor) -> Tensor | None:
+    """A mask as what is added to the scores."""
+    return None if mask is None else torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -math.inf)
 
 
 def _cuda_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
@@ -87,27 +111,51 @@ def _cuda_backward(
     )
 
 
-def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
+def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Plain arithmetic chooses its precision itself; autocast would round the products back."""
+
+    @wraps(function)
+    def run(first: Tensor, *others: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *others)
+
+    return run
+
+
+def _scores(q: Tensor, k: Tensor, causal: bool, scale: float, mask: Tensor | None) -> Tensor:
     """Scaled scores in float32 at least, (B, H, queries, keys)."""
     precise = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(precise) @ k.to(precise).transpose(-1, -2) * scale
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-    return scores.masked_fill(future, -math.inf) if causal else scores
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    return scores if mask is None else scores.masked_fill(~mask, -math.inf)
 
 
-def _math_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+@_without_autocast
+def _math_forward(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    scores = _scores(q, k, causal, scale)
+    scores = _scores(q, k, causal, scale, mask)
     lse = scores.logsumexp(-1)
     return ((scores - lse[..., None]).exp() @ v.to(scores.dtype)).to(q.dtype), lse
 
 
+@_without_autocast
 def _math_backward(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    scale: float,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     n_kv = k.shape[1]
     k, v = (x.repeat_interleave(q.shape[1] // n_kv, dim=1) for x in (k, v))
-    probs = (_scores(q, k, causal, scale) - lse[..., None]).exp()
+    probs = (_scores(q, k, causal, scale, mask) - lse[..., None]).exp()
     d_out, out, q, k, v = (x.to(probs.dtype) for x in (d_out, out, q, k, v))
     d_v = probs.transpose(-1, -2) @ d_out
     d_probs = d_out @ v.transpose(-1, -2) - (d_out * out).sum(-1, keepdim=True)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -59,6 +60,27 @@ class AttentionPlan:
     def n_places(self) -> int:
         """T, the length of the packed row."""
         return self.chains[-1][1]
+
+    @cached_property
+    def depths_T(self) -> Ids:
+        """How many places each place sees beside itself: where it stands in its rows."""
+        starts = np.array([start for start, _ in self.chains])
+        ancestors = np.zeros(self.n_places + 1, np.int64)
+        for block in self.blocks:
+            ancestors[block.start] += block.key_stop - block.key_start
+            ancestors[block.stop] -= block.key_stop - block.key_start
+        in_chain = np.arange(self.n_places) - np.repeat(starts, np.diff([*starts, self.n_places]))
+        return ancestors.cumsum()[:-1] + in_chain
+
+    @cached_property
+    def ends_T(self) -> Ids:
+        """Per place, where the run of all places that see it ends; it begins with the place itself."""
+        starts, stops = np.array(self.chains).T
+        ends = np.repeat(stops, stops - starts)
+        for block in self.blocks:
+            keys = ends[block.key_start : block.key_stop]
+            np.maximum(keys, block.stop, out=keys)
+        return ends
 
     @property
     def n_pairs(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import GenerationConfig
 
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 HANDLED = {
     *("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "eos_token_id"),
     *("pad_token_id", "bos_token_id", "use_cache", "disable_compile", "transformers_version"),
@@ -21,10 +22,8 @@ def why_no_packs(model: Any) -> str | None:
     config = model.config.get_text_config()
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder"
-    if unknown := {*(getattr(config, "layer_types", None) or ())} - {"full_attention"}:
+    if unknown := {*(getattr(config, "layer_types", None) or ())} - KNOWN_LAYERS:
         return f"it has layers of type {', '.join(sorted(unknown))}"
-    if getattr(config, "sliding_window", None):
-        return f"its attention sees a window of {config.sliding_window} tokens only"
     if getattr(config, "attn_logit_softcapping", None):
         return "its attention scores are capped"
     if not model._supports_attention_backend:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
@@ -33,6 +33,7 @@ from srl.shared_prefix.packing import Ids, Pack
 from srl.shared_prefix.sampler import SamplingOptions, sample_completions
 from srl.shared_prefix.support import why_no_sampling, why_no_training
 from srl.shared_prefix.trial import problem_with_packs, problem_with_sampling
+from srl.shared_prefix.weights import products_in
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,6 @@ class SharedPrefixTrainer(GRPOTrainer):
     _config: type[SharedPrefixConfig] = SharedPrefixConfig
     # What TRL may ask for before `__init__` ends.
     _shares = False
-    _packs_checked = False
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *others: Any, **named: Any
@@ -127,13 +127,10 @@ class SharedPrefixTrainer(GRPOTrainer):
             args = self._config(output_dir, use_cpu=on_cpu, bf16=False if on_cpu else None)
         super().__init__(model, reward_funcs, self._config.of(args), *others, **named)
         self._tokens = np.zeros(2, dtype=np.int64)
+        self._sampling_trial: str | None = None
         self._shares = self.args.share_prefix != "off"
-        if self._shares and (problem := self._why_not()):
+        if self._shares and (problem := self._why_not() or self._found_by_trying()):
             self._stop_sharing(problem)
-        if self._shares:
-            for model in filter(None, (self.model, self.ref_model)):
-                model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
-            self._model_size = ModelSize.of(self.model.config.get_text_config())
 
     # --- where packs are right -----------------------------------------------------------------------
 
@@ -145,29 +142,37 @@ class SharedPrefixTrainer(GRPOTrainer):
             return "torch_compile would compile anew for every batch"
         if self.args.use_transformers_continuous_batching:
             return "continuous batching sets the model's attention itself"
+        if self.is_distributed_loading_by_transformers:
+            return "its weights are spread over the devices already when it is loaded"
         return why_no_training(self.model)
+
+    def _found_by_trying(self) -> str | None:
+        """What is wrong with packs on a tiny example; None if nothing is, and the models are ready for packs then.
+
+        Now, as long as no autocast, FSDP or DeepSpeed is wrapped around the model.
+        """
+        self._model_size = ModelSize.of(self.model.config.get_text_config())
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
+        if problem := self._on_trial(problem_with_packs):
+            self.model.set_attn_implementation(before)
+            return problem
+        if self.ref_model is not None:
+            self.ref_model.set_attn_implementation(SHARED_PREFIX_ATTENTION)
+        if not self._others_sample and why_no_sampling(self.model) is None:
+            self._sampling_trial = self._on_trial(problem_with_sampling)
+        return None
+
+    def _on_trial(self, trial: Callable[[Any], str | None]) -> str | None:
+        """What a trial finds on the main process: before training starts, others may hold no weights (FSDP)."""
+        with self._dist.gather_params(list(self.model.parameters())), self.accelerator.autocast():
+            problem = trial(self.model) if self.accelerator.is_main_process else None
+        return broadcast_object_list([problem])[0]
 
     def _stop_sharing(self, problem: str) -> None:
         self._shares = False
         if self.accelerator.is_main_process:
             logger.warning(f"share_prefix = {self.args.share_prefix}: computing whole rows instead, because {problem}")
-
-    def _check_packs(self, model: nn.Module) -> None:
-        """Try packs on a tiny example."""
-        self._packs_checked = True
-        with self.accelerator.autocast():
-            problem = problem_with_packs(model, self.accelerator.device, self._computes_in)
-        if problem := self._problem_of_any_rank(problem):
-            self._stop_sharing(problem)
-
-    @property
-    def _computes_in(self) -> torch.dtype:
-        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        return mixed.get(self.accelerator.mixed_precision, self.model.dtype)
-
-    def _problem_of_any_rank(self, problem: str | None) -> str | None:
-        """Ranks that computed differently would wait for one another for ever."""
-        return next(filter(None, gather_object([problem])), None)
 
     # --- log-probs -----------------------------------------------------------------------------------
 
@@ -182,8 +187,6 @@ class SharedPrefixTrainer(GRPOTrainer):
         **others: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """TRL's hook: (B, C) log-probs and entropies of the last C tokens of each row, 0 where masked."""
-        if self._shares and not self._packs_checked:
-            self._check_packs(model)
         if not self._shares:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
@@ -249,15 +252,21 @@ class SharedPrefixTrainer(GRPOTrainer):
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
         """TRL's hook: the completions of these prompts."""
-        if self._shares and not self._packs_checked:
-            self._check_packs(self.model)
-        if self._samples_elsewhere():
-            trl = super()._generate_single_turn
-            if not (self.use_vllm and self._shares):
-                return trl(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        trl = super()._generate_single_turn
+        if self.use_vllm and self._shares:
             return like_after_like(lambda prompts: trl(prompts, images, multimodal_fields, *args, **kwargs), prompt_ids)
-        completion_ids, _ = self._sample(prompt_ids)
-        return completion_ids, None
+        with self._weights_converted_once():
+            if self._samples_elsewhere():
+                return trl(prompt_ids, images, multimodal_fields, *args, **kwargs)
+            completion_ids, _ = self._sample(prompt_ids)
+            return completion_ids, None
+
+    def _weights_converted_once(self) -> AbstractContextManager[None]:
+        """Under autocast, the weights of all products in its type already: it would convert them at every token."""
+        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        if autocast is None or self._others_sample:
+            return nullcontext()
+        return products_in(autocast, self.model)
 
     def _sample(self, prompt_ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
         """A completion per prompt over shared keys, and its log-probs."""
@@ -272,20 +281,22 @@ class SharedPrefixTrainer(GRPOTrainer):
             self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=checkpointing
         )
 
-    def _samples_elsewhere(self) -> bool:
-        """Whether completions are TRL's affair: vLLM, whole rows, or a model that is sharded over the ranks."""
-        if not self._shares or self.use_vllm or self.use_transformers_continuous_batching:
+    @property
+    def _others_sample(self) -> bool:
+        """Whether the configuration leaves sampling to vLLM or to transformers' `generate`."""
+        if self.use_vllm or self.use_transformers_continuous_batching:
             return True
         # The ranks of a sharded model would have to take equally many steps.
-        return bool(self.is_fsdp_enabled or self._dist.is_zero3 or self._sampling_problem)
+        return bool(self.is_fsdp_enabled or self._dist.is_zero3)
+
+    def _samples_elsewhere(self) -> bool:
+        """Whether completions are TRL's affair."""
+        return bool(not self._shares or self._others_sample or self._sampling_problem)
 
     @cached_property
     def _sampling_problem(self) -> str | None:
         """What rules samples over shared keys out: known beforehand, or found by trying."""
-        problem = why_no_sampling(self.model, self.generation_config)
-        if problem is None:
-            with self._policy() as policy:
-                problem = self._problem_of_any_rank(problem_with_sampling(policy, self._computes_in))
+        problem = why_no_sampling(self.model, self.generation_config) or self._sampling_trial
         if problem and self.accelerator.is_main_process:
             logger.warning(f"share_prefix = {self.args.share_prefix}: sampling by `generate`, because {problem}")
         return problem
