@@ -64,3 +64,18 @@ def tiny_student(tiny_model, tiny_data, tmp_path_factory) -> Path:
         )
     )
     return folder
+
+
+@pytest.fixture
+def precise_norms(monkeypatch):
+    """transformers' RMSNorm computes in float32 whatever its input: 3e-8, which would hide errors of ours."""
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    def forward(self, hidden):
+        return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    for norm in (Qwen2RMSNorm, Qwen3RMSNorm, LlamaRMSNorm):
+        monkeypatch.setattr(norm, "forward", forward)
