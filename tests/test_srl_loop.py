@@ -1,5 +1,6 @@
 """The loop of `examples/srl_loop.py` is honest: it computes what `SRLTrainer` computes, and it learns."""
 
+import ast
 import importlib.util
 from pathlib import Path
 
@@ -40,8 +41,27 @@ class RecordingTrainer(SRLTrainer):
         return loss
 
 
+class Float64Head:
+    """In place of TRL's, which computes log-probs in float32 from any model."""
+
+    @staticmethod
+    def apply(hidden_NH, weight_VH, bias, labels_N, temperature, *_):
+        log_probs_NV = (hidden_NH @ weight_VH.T / temperature).log_softmax(-1)
+        entropy_N = -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+        return log_probs_NV.gather(1, labels_N[:, None])[:, 0], entropy_N, None, None, None
+
+
+def float64_angles(self, x, position_ids):
+    """In place of transformers', which rounds rotary angles to float32: a row then depends on its padding."""
+    angles_BTD = (position_ids[..., None].to(x.dtype) * self.inv_freq.to(x.dtype)).repeat(1, 1, 2)
+    return angles_BTD.cos(), angles_BTD.sin()
+
+
 @pytest.fixture
-def float64():
+def float64(precise_norms, monkeypatch):
+    """All arithmetic in float64: what differs then differs in the formulas."""
+    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", Float64Head)
+    monkeypatch.setattr("transformers.models.qwen2.modeling_qwen2.Qwen2RotaryEmbedding.forward", float64_angles)
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -49,7 +69,9 @@ def float64():
 
 def loop_groups(micro_batches, instances, tokenizer):
     """The rollouts of a trainer as the loop has them; the rewards are the loop's own."""
-    prompts = tokenizer.apply_chat_template([list(i.prompt) for i in instances], add_generation_prompt=True)["input_ids"]
+    prompts = tokenizer.apply_chat_template([list(i.prompt) for i in instances], add_generation_prompt=True)[
+        "input_ids"
+    ]
     completions = {tuple(ids): [] for ids in prompts}
     for inputs, _ in micro_batches:
         for row in range(len(inputs["prompt_ids"])):
@@ -61,16 +83,24 @@ def loop_groups(micro_batches, instances, tokenizer):
             ends = [ids[-1] == tokenizer.eos_token_id for ids in group]
             texts = tokenizer.batch_decode(group, skip_special_tokens=True)
             rewards = [
-                srl_loop.reward(t, instance.expert_action, truncated=not end) for t, end in zip(texts, ends, strict=True)
+                srl_loop.reward(t, instance.expert_action, truncated=not end)
+                for t, end in zip(texts, ends, strict=True)
             ]
             # TRL rounds what a reward function returns to float32.
             groups.append(srl_loop.Group(list(prompt), group, torch.tensor(rewards, dtype=torch.float32).double()))
     return groups
 
 
-@pytest.mark.parametrize("share_prefix", ["trajectory", "off"])
-@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
-def test_loss_and_gradient_are_those_of_the_trainer(tmp_path, precise_norms, float64, loss_type, share_prefix):
+@pytest.mark.parametrize(
+    ("loss_type", "share_prefix"),
+    [
+        ("grpo", "trajectory"),
+        ("dapo", "off"),
+        pytest.param("grpo", "off", marks=pytest.mark.slow),
+        pytest.param("dapo", "trajectory", marks=pytest.mark.slow),
+    ],
+)
+def test_loss_and_gradient_are_those_of_the_trainer(tmp_path, float64, loss_type, share_prefix):
     """In the first update of a batch, and in the second, where the policy is no more the one that sampled."""
     base = resolve_model("tiny-base")
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -80,7 +110,9 @@ def test_loss_and_gradient_are_those_of_the_trainer(tmp_path, precise_norms, flo
         model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64),
         processing_class=tokenizer,
         reward_funcs=step_similarity,
-        train_dataset=Dataset.from_list([{"prompt": list(i.prompt), "expert_action": i.expert_action} for i in instances]),
+        train_dataset=Dataset.from_list(
+            [{"prompt": list(i.prompt), "expert_action": i.expert_action} for i in instances]
+        ),
         callbacks=[recorder],
         args=SRLConfig(
             output_dir=str(tmp_path),
@@ -121,10 +153,27 @@ def test_loss_and_gradient_are_those_of_the_trainer(tmp_path, precise_norms, flo
         log_probs_RT = srl_loop.log_probs(model, ids_RT)
         loss = srl_loop.loss(log_probs_RT, old_RT, advantages_R, mask_RT, loss_type)
         loss.backward()
-        print(loss.item(), expected, max(((w.grad-gradients[n]).norm()/gradients[n].norm()).item() for n,w in model.named_parameters()))
         assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
         for name, weight in model.named_parameters():
             assert (weight.grad - gradients[name]).norm() <= 1e-9 * gradients[name].norm(), name
     clipped_RT = ((log_probs_RT - old_RT).exp() - 1).abs() > srl_loop.CLIP
     assert clipped_RT[mask_RT.bool()].any()
     assert not clipped_RT[mask_RT.bool()].all()
+
+
+def test_it_is_short_and_stands_by_itself():
+    text = SCRIPT.read_text()
+    assert len(text.splitlines()) <= 200
+    imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom | ast.Import)]
+    names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports}
+    assert not [name for name in names if name.startswith(("trl", "srl.training", "srl.shared_prefix"))]
+
+
+@pytest.mark.slow
+def test_the_reward_rises(capsys):
+    """Over 5 batches; the whole script has 15."""
+    before, after = srl_loop.main(5)
+    assert after > before + 0.02
+    printed = capsys.readouterr().out
+    assert f"mean reward {before:.3f}" in printed
+    assert f"mean reward {after:.3f}" in printed
