@@ -95,6 +95,26 @@ def test_importing_srl_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_a_system_without_limits_for_processes_lacks_only_what_needs_them():
+    """The module `resource` is absent on Windows."""
+    code = """
+import sys
+sys.modules["resource"] = None
+from srl import UserError
+from srl.cli import main
+from srl.rewards.answers import are_correct
+try:
+    are_correct(["\\\\boxed{1/2}"], ["0.5"])
+except UserError as error:
+    print(error)
+main(["--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("checking final answers needs processes with a limit of memory: expected")
+    assert "usage: srl" in done.stdout
+
+
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_examples_in_docstrings_hold(name):
     """Also: every module can be imported by itself."""

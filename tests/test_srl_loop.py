@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from srl.rewards import step_similarity
-from srl.run_folder import resolve_model
+from srl.runs.folder import resolve_model
 from srl.training.trainer import SRLConfig, SRLTrainer
 
 SCRIPT = Path(__file__).parents[1] / "examples/srl_loop.py"

@@ -12,12 +12,13 @@ import time
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
+from srl import __version__
 from srl.errors import UserError
 from srl.files import write_text
 from srl.report.evaluations import is_evaluation, read_evaluation, results_table
@@ -124,7 +125,7 @@ def collect(folders: Sequence[Path]) -> Report:
         "problems": [{"name": name, "text": text} for name, texts in problems for text in texts],
         "differences": differences(runs),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "srl": metadata.version("srl"),
+        "srl": __version__,
     }
     return Report(data, inlined, chunks, all(run.is_finished for run in runs))
 
