@@ -335,7 +335,7 @@ def test_rlvr_after_srl(srl_run, tiny_data, tmp_path):
 
 
 def test_a_report_shows_what_training_logged(srl_run, tiny_student, tmp_path):
-    from test_report import data_of, rollouts_of
+    from report_pages import data_of, rollouts_of
 
     run, _ = srl_run
     done = srl("report", run, tiny_student, "--out", tmp_path / "r.html")
