@@ -16,7 +16,7 @@ from srl.runs.folder import RunFolder, resolve_model
 def sample(
     model: str, problem: str, *, max_steps: int, max_completion_length: int, temperature: float, seed: int
 ) -> None:
-    """Print thought and action of each step as they come.
+    """Let a model solve a problem step by step, and print each thought and action as it is written.
 
     Raises:
         UserError: no such model, a run that has not finished, a tokenizer without chat template.
