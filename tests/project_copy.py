@@ -10,7 +10,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def copy_of_the_project(folder):
-    unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "__pycache__", "runs", "steps")
+    left_by_use = {"build", "dist", "runs", "steps"}  # at the top; `srl.runs` is a package
+    left_anywhere = shutil.ignore_patterns(".*", "*.so", "*.egg-info", "__pycache__")
+
+    def unwanted(path, names):
+        return left_anywhere(path, names) | (left_by_use & set(names) if Path(path) == ROOT else set())
+
     return shutil.copytree(ROOT, folder / "project", ignore=unwanted)
 
 

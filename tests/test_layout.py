@@ -121,3 +121,13 @@ def test_examples_in_docstrings_hold(name):
     if name == "evaluation.inspect_task":
         pytest.importorskip("inspect_ai", reason="the optional inspect-ai is not installed")
     assert doctest.testmod(importlib.import_module(f"srl.{name}")).failed == 0
+
+
+def test_files_are_short_and_no_test_borrows_from_another():
+    root = PACKAGE.parents[1]
+    files = [path for folder in ("src", "tests", "benchmarks", "examples") for path in (root / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert not [path.name for path in files if len(path.read_text().splitlines()) > 400]
+    tests = [ast.parse(path.read_text()) for path in files if path.parent == root / "tests"]
+    from_modules = {node.module for tree in tests for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not [name for name in from_modules if name and name.startswith("test_")]
