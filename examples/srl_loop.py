@@ -2,7 +2,7 @@
 
     python examples/srl_loop.py        # a minute or two on one CPU core; downloads nothing
 
-On held-out problems the mean reward rises from 0.84 to 0.94, and the share of steps equal to the expert's from 26% to 65%.
+On held-out problems the mean reward rises from 0.84 to 0.94; steps equal to the expert's, from 26% to 65%.
 
 An expert has solved problem x in steps y_1, …, y_N. SRL turns them into N−1 small tasks, k = 1 … N−1 (section 4.2):
 

@@ -9,23 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from trainers import noisy_reward, options, rows, train_log
+from trainers import noisy_reward, options, rows, train_log, trainer_on
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from srl.errors import UserError
 from srl.training.expert_logprobs import expert_logprob_gains
 from srl.training.trainer import SRLConfig, SRLTrainer
-
-
-def trainer_on(model, folder, cls=SRLTrainer, config=SRLConfig, reward=noisy_reward, **changed):
-    return cls(
-        model=AutoModelForCausalLM.from_pretrained(model),
-        processing_class=AutoTokenizer.from_pretrained(model),
-        reward_funcs=reward,
-        args=config(**options(folder, **changed)),
-        train_dataset=rows(),
-    )
 
 
 def test_trl_calls_every_hook_that_is_overridden(tiny_model, tmp_path):

@@ -47,6 +47,17 @@ def options(folder, **changed):
     return defaults | changed
 
 
+def trainer_on(model, folder, cls=SRLTrainer, config=SRLConfig, reward=noisy_reward, **changed):
+    """A trainer on `rows`; another class or configuration to compare with."""
+    return cls(
+        model=AutoModelForCausalLM.from_pretrained(model),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        reward_funcs=reward,
+        args=config(**options(folder, **changed)),
+        train_dataset=rows(),
+    )
+
+
 def steps(n_trajectories=6, n_steps=4):
     """Rows whose prompts extend one another, step by step."""
     return Dataset.from_list(
