@@ -95,22 +95,27 @@ def test_importing_srl_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_a_system_without_limits_for_processes_lacks_only_what_needs_them():
-    """The module `resource` is absent on Windows."""
+def test_a_system_without_limits_for_processes_lacks_only_what_needs_them(tmp_path):
+    """The modules `resource` and `fcntl` are absent on Windows."""
     code = """
 import sys
-sys.modules["resource"] = None
+from pathlib import Path
+sys.modules["resource"] = sys.modules["fcntl"] = None
 from srl import UserError
 from srl.cli import main
+from srl.files.folders import locked
 from srl.rewards.answers import are_correct
 try:
     are_correct(["\\\\boxed{1/2}"], ["0.5"])
 except UserError as error:
     print(error)
+with locked(Path(sys.argv[1])):
+    pass
 main(["--help"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "no locks here" in done.stderr
     assert done.stdout.startswith("checking final answers needs processes with a limit of memory: expected")
     assert "usage: srl" in done.stdout
 
