@@ -79,3 +79,25 @@ def real_model(tmp_path_factory) -> Path:
     except ModuleNotFoundError as missing:
         pytest.skip(str(missing))
     return folder
+
+
+@pytest.fixture
+def precise_norms(monkeypatch):
+    """transformers' RMSNorm computes in float32 whatever its input: 3e-8, which would hide errors of ours."""
+    import torch
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+    from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    def forward(self, hidden):
+        return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    def forward_of_gemma(self, hidden):
+        return (1 + self.weight) * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps)
+
+    for norm in (Qwen2RMSNorm, Qwen3RMSNorm, LlamaRMSNorm, MistralRMSNorm, Phi3RMSNorm):
+        monkeypatch.setattr(norm, "forward", forward)
+    monkeypatch.setattr(Gemma3RMSNorm, "forward", forward_of_gemma)

@@ -95,9 +95,44 @@ def test_importing_srl_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_a_system_without_limits_for_processes_lacks_only_what_needs_them(tmp_path):
+    """The modules `resource` and `fcntl` are absent on Windows."""
+    code = """
+import sys
+from pathlib import Path
+sys.modules["resource"] = sys.modules["fcntl"] = None
+from srl import UserError
+from srl.cli import main
+from srl.files.folders import locked
+from srl.rewards.answers import are_correct
+try:
+    are_correct(["\\\\boxed{1/2}"], ["0.5"])
+except UserError as error:
+    print(error)
+with locked(Path(sys.argv[1])):
+    pass
+main(["--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "no locks here" in done.stderr
+    assert done.stdout.startswith("checking final answers needs processes with a limit of memory: expected")
+    assert "usage: srl" in done.stdout
+
+
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_examples_in_docstrings_hold(name):
     """Also: every module can be imported by itself."""
     if name == "evaluation.inspect_task":
         pytest.importorskip("inspect_ai", reason="the optional inspect-ai is not installed")
     assert doctest.testmod(importlib.import_module(f"srl.{name}")).failed == 0
+
+
+def test_files_are_short_and_no_test_borrows_from_another():
+    root = PACKAGE.parents[1]
+    files = [path for folder in ("src", "tests", "benchmarks", "examples") for path in (root / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert not [path.name for path in files if len(path.read_text().splitlines()) > 400]
+    tests = [ast.parse(path.read_text()) for path in files if path.parent == root / "tests"]
+    from_modules = {node.module for tree in tests for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not [name for name in from_modules if name and name.startswith("test_")]

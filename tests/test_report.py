@@ -1,13 +1,12 @@
 """The report's page, taken apart: everything of a run is in it, and nothing of a run can break it."""
 
-import gzip
 import json
 import re
 import threading
-from base64 import b64decode
 
 import pyarrow.parquet as parquet
 import pytest
+from report_pages import chunks_of, data_of, problems_of, rollouts_of
 from run_folders import write_evaluation, write_run
 
 from srl.errors import UserError
@@ -19,33 +18,6 @@ from srl.rewards.similarity import ratio
 from srl.runs.recipe import Reward
 
 ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!--"
-
-
-def data_of(page):
-    """The one JSON object in a page."""
-    text = page.read_text(encoding="utf-8")
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
-
-
-def chunks_of(page):
-    """Chunk id -> JSON value."""
-    inline = re.findall(r'id="chunk-([0-9a-f]{16})">([^<]*)</script>', page.read_text(encoding="utf-8"))
-    beside = [
-        re.fullmatch(r'chunkLoaded\("(\w+)", "(.*)"\)\n', path.read_text()).groups()
-        for path in page.parent.glob(f"{page.stem}_files/*.js")
-    ]
-    return {name: json.loads(gzip.decompress(b64decode(text))) for name, text in inline + beside}
-
-
-def rollouts_of(page, run=0):
-    """(what the index says of a group, its texts) of all groups in order."""
-    chunks = chunks_of(page)
-    index = chunks[data_of(page)["runs"][run]["index"]]
-    return [(group, chunks[group["chunk"]][group["at"]]) for group in index]
-
-
-def problems_of(page):
-    return " | ".join(f"{item['name']}: {item['text']}" for item in data_of(page)["problems"])
 
 
 def test_every_rollout_of_a_run_is_in_the_page(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_shared_prefix_attention import packed, plain
+from packs import packed, plain
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION

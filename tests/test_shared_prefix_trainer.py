@@ -1,68 +1,17 @@
 """Training with shared prefixes: the same losses as TRL's padded rows, and fewer tokens."""
 
-import random
-
 import pytest
 import torch
 import transformers
-from datasets import Dataset
-from peft import LoraConfig
-from test_trainer import options
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from trainers import options, steps, train_log, trainer_on_steps
 from trl import GRPOTrainer
 
 from srl.errors import UserError
 from srl.shared_prefix.support import why_no_training
 from srl.shared_prefix.trainer import TrajectorySampler, in_order, like_after_like
-from srl.training.trainer import SRLConfig, SRLTrainer
+from srl.training.trainer import SRLConfig
 
 NAMES = ("loss", "grad_norm", "reward", "completions/mean_length")
-
-
-def steps(n_trajectories=6, n_steps=4):
-    """Rows whose prompts extend one another, step by step."""
-    return Dataset.from_list(
-        [
-            {
-                "prompt": [{"role": "user", "content": f"Question {t}:" + "".join(f" step {i}," for i in range(step))}],
-                "trajectory_id": f"t{t}",
-                "step_index": step,
-            }
-            for t in range(n_trajectories)
-            for step in range(n_steps)
-        ]
-    )
-
-
-def reward(completions, **_):
-    return [random.Random(completion[0]["content"]).random() for completion in completions]
-
-
-class SampledByTRL(SRLTrainer):
-    """Completions by `generate` whether prefixes are shared or not, so that both train on the same ones."""
-
-    def _samples_elsewhere(self):
-        return True
-
-
-def trainer_on(model, folder, *, change=lambda model: None, lora=False, rows=None, same_completions=True, **changed):
-    loaded = AutoModelForCausalLM.from_pretrained(model)
-    change(loaded)
-    # Adam makes steps of full length from gradients that are rounding errors of zero, unless epsilon is above those.
-    config = {"dynamic_sampling": False, "max_completion_length": 8, "adam_epsilon": 1e-4, **changed}
-    return (SampledByTRL if same_completions else SRLTrainer)(
-        model=loaded,
-        processing_class=AutoTokenizer.from_pretrained(model),
-        reward_funcs=reward,
-        args=SRLConfig(**options(folder, **config)),
-        train_dataset=steps() if rows is None else rows,
-        peft_config=LoraConfig(r=4, target_modules="all-linear") if lora else None,
-    )
-
-
-def train_log(trainer, *names):
-    trainer.train()
-    return [[line.get(name, 0.0) for name in names] for line in trainer.state.log_history if "grad_norm" in line]
 
 
 @pytest.mark.parametrize(
@@ -78,10 +27,10 @@ def train_log(trainer, *names):
     ],
 )
 def test_losses_are_those_of_padded_rows(tiny_model, tmp_path, changed):
-    sharing = trainer_on(tiny_model, tmp_path / "on", **changed)
+    sharing = trainer_on_steps(tiny_model, tmp_path / "on", **changed)
     ours = train_log(sharing, *NAMES)
     assert sharing.state.log_history[0]["sharing_ratio"] > 1
-    theirs = train_log(trainer_on(tiny_model, tmp_path / "off", **changed | {"share_prefix": "off"}), *NAMES)
+    theirs = train_log(trainer_on_steps(tiny_model, tmp_path / "off", **changed | {"share_prefix": "off"}), *NAMES)
     assert len(ours) == changed.get("max_steps", 3)
     for one, other in zip(ours, theirs, strict=True):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
@@ -100,7 +49,7 @@ def batch_of(trainer):
 
 
 def test_logprobs_entropies_and_gradients_are_trls(tiny_model, tmp_path):
-    trainer = trainer_on(tiny_model, tmp_path, step_order="trajectory", max_steps=1, temperature=0.7)
+    trainer = trainer_on_steps(tiny_model, tmp_path, step_order="trajectory", max_steps=1, temperature=0.7)
     ids, mask, n_columns = batch_of(trainer)
     mask[3, -n_columns:] = 0  # an empty completion
     mask[5, -n_columns + 2 :] = 0
@@ -126,7 +75,7 @@ def test_logprobs_entropies_and_gradients_are_trls(tiny_model, tmp_path):
 
 
 def test_no_completion_to_score_still_has_a_gradient(tiny_model, tmp_path):
-    trainer = trainer_on(tiny_model, tmp_path, max_steps=1)
+    trainer = trainer_on_steps(tiny_model, tmp_path, max_steps=1)
     ids, mask, n_columns = batch_of(trainer)
     mask[:, -n_columns:] = 0
     logps, entropies, _ = trainer._get_per_token_logps_and_entropies(
@@ -139,7 +88,7 @@ def test_no_completion_to_score_still_has_a_gradient(tiny_model, tmp_path):
 
 def test_tokens_are_logged_by_step(tiny_model, tmp_path):
     def logged(**changed):
-        trainer = trainer_on(tiny_model, tmp_path, **changed)
+        trainer = trainer_on_steps(tiny_model, tmp_path, **changed)
         (first, *_) = train_log(trainer, "tokens/unique", "tokens/raw", "sharing_ratio", "num_tokens")
         return first
 
@@ -149,7 +98,7 @@ def test_tokens_are_logged_by_step(tiny_model, tmp_path):
     by_prompt, same_raw, _, _ = logged(step_order="trajectory", share_prefix="prompt")
     assert same_raw == raw
     assert unique < by_prompt < raw
-    off = trainer_on(tiny_model, tmp_path, share_prefix="off")
+    off = trainer_on_steps(tiny_model, tmp_path, share_prefix="off")
     off.train()
     assert "tokens/unique" not in off.state.log_history[0]
 
@@ -168,7 +117,7 @@ def test_whole_trajectories_come_together(tiny_model, tmp_path):
     assert sorted({index for batch in batches for index in batch}) == list(range(24))
     assert list(sampler) != drawn  # the next epoch has another order
     with pytest.raises(UserError, match="trajectory_id"):
-        trainer_on(
+        trainer_on_steps(
             tiny_model, tmp_path, rows=steps().remove_columns("trajectory_id"), step_order="trajectory"
         ).get_train_dataloader()
 
@@ -206,7 +155,7 @@ def test_rows_that_begin_alike_go_into_one_micro_batch():
 def test_where_packs_cannot_be_right_it_says_so_once_and_computes_rows(
     tiny_model, tmp_path, caplog, option, value, named
 ):
-    trainer = trainer_on(tiny_model, tmp_path, change=lambda model: setattr(model.config, option, value))
+    trainer = trainer_on_steps(tiny_model, tmp_path, change=lambda model: setattr(model.config, option, value))
     assert not trainer._shares
     assert [named in record.message for record in caplog.records if "share_prefix" in record.message] == [True]
 
@@ -237,9 +186,9 @@ def test_a_model_that_does_not_hand_the_plan_on_is_noticed(tiny_model, tmp_path,
         forward = layer.forward
         layer.forward = lambda *args, attention_plan=None, **kwargs: forward(*args, **kwargs)
 
-    found = train_log(trainer_on(tiny_model, tmp_path, change=lose_plan), "loss", "grad_norm")
+    found = train_log(trainer_on_steps(tiny_model, tmp_path, change=lose_plan), "loss", "grad_norm")
     assert len([record for record in caplog.records if "share_prefix" in record.message]) == 1
-    expected = train_log(trainer_on(tiny_model, tmp_path, share_prefix="off"), "loss", "grad_norm")
+    expected = train_log(trainer_on_steps(tiny_model, tmp_path, share_prefix="off"), "loss", "grad_norm")
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
 
@@ -252,7 +201,7 @@ def test_a_model_that_cannot_sample_over_shared_keys_samples_by_generate(tiny_mo
 
     logs = []
     for change, same in ((lose_cache, False), (lambda model: None, True)):
-        trainer = trainer_on(tiny_model, tmp_path, change=change, same_completions=same)
+        trainer = trainer_on_steps(tiny_model, tmp_path, change=change, same_completions=same)
         logs.append(train_log(trainer, *NAMES, "sharing_ratio"))
         assert trainer.state.log_history[0]["sharing_ratio"] > 1  # training shares all the same
     assert logs[0] == logs[1]
@@ -271,7 +220,7 @@ def test_sampling_shares_prefixes_too_unless_that_is_off(tiny_model, tmp_path):
     logs = {}
     for share_prefix in ("trajectory", "off"):
         for same in (False, True):
-            trainer = trainer_on(tiny_model, tmp_path, share_prefix=share_prefix, same_completions=same)
+            trainer = trainer_on_steps(tiny_model, tmp_path, share_prefix=share_prefix, same_completions=same)
             logs[share_prefix, same] = train_log(trainer, "reward", "completions/mean_length")
     assert logs["trajectory", False] != logs["trajectory", True]
     assert logs["off", False] == logs["off", True]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_similarity_pairs import KINDS, as_token_ids, with_difflib
+from similarity_pairs import KINDS, as_token_ids, with_difflib
 
 import srl.rewards.similarity
 from srl.rewards.similarity import elements, fallback, matched, ratio, ratio_autojunk, ratios, ratios_batch

@@ -14,41 +14,21 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from project_copy import ROOT, build_wheel
 
-ROOT = Path(__file__).parent.parent
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
 STRICT = "-std=c99 -Wall -Wextra -Wshadow -Wconversion -Werror"
 
 pytestmark = pytest.mark.slow
 
 
-def copy_of_the_project(folder):
-    unwanted = shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "__pycache__", "runs", "steps")
-    return shutil.copytree(ROOT, folder / "project", ignore=unwanted)
-
-
-def build_wheel(folder, **environment):
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--wheel-dir",
-        folder,
-        copy_of_the_project(folder),
-    ]
-    subprocess.run(command, check=True, env=os.environ | environment)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
 def use_wheel(wheel, folder):
     """What the similarity of an unpacked wheel says of itself: without the rest of the package."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
-    (folder / "srl" / "__init__.py").write_text("")
-    program = "from srl import similarity as s; print(s.__file__, s.implementation(), s.ratio('abcd', 'bcde'))"
+    for front in ("srl", "srl/rewards"):
+        (folder / front / "__init__.py").write_text("")
+    program = "from srl.rewards import similarity as s; print(s.__file__, s.implementation(), s.ratio('abcd', 'bcde'))"
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True, env={}
     )
@@ -82,7 +62,7 @@ def run_fuzzer_under_sanitizers(folder, seconds):
         pytest.skip("needs gcc")
     include = sysconfig.get_paths()["include"]
     extension = Path(folder) / "_matcher.abi3.so"
-    source = ROOT / "src" / "srl" / "similarity" / "_matcher.c"
+    source = ROOT / "src/srl/rewards/similarity/_matcher.c"
     subprocess.run(
         [compiler, *SANITIZE.split(), "-fPIC", "-shared", f"-I{include}", source, "-o", extension], check=True
     )
@@ -103,7 +83,7 @@ def run_fuzzer_under_sanitizers(folder, seconds):
 
 def fuzz(folder, seconds):
     """Random pairs of every kind and size, right and wrong arguments; against the pure-Python similarity."""
-    from test_similarity_pairs import KINDS, as_token_ids
+    from similarity_pairs import KINDS, as_token_ids
 
     from srl.rewards.similarity import fallback
 

@@ -9,67 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from datasets import Dataset
+from trainers import noisy_reward, options, rows, train_log, trainer_on
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from srl.errors import UserError
 from srl.training.expert_logprobs import expert_logprob_gains
 from srl.training.trainer import SRLConfig, SRLTrainer
-
-N_ROWS = 24
-
-
-def rows(n=N_ROWS):
-    return Dataset.from_list(
-        [
-            {"prompt": [{"role": "user", "content": f"Question: {i}"}], "expert_action": f"{i}", "id": i}
-            for i in range(n)
-        ]
-    )
-
-
-def noisy_reward(completions, id, **_):
-    """Depends on text and row only; every other row gives all their completions the same reward."""
-    return [
-        0.25 if row % 2 == 0 else random.Random(completion[0]["content"]).random()
-        for completion, row in zip(completions, id, strict=True)
-    ]
-
-
-def options(folder, **changed):
-    defaults = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": 8,
-        "gradient_accumulation_steps": 2,
-        "num_generations": 4,
-        "max_completion_length": 6,
-        "learning_rate": 1e-3,
-        "max_steps": 3,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "seed": 3,
-    }
-    return defaults | changed
-
-
-def trainer_on(model, folder, cls=SRLTrainer, config=SRLConfig, reward=noisy_reward, **changed):
-    return cls(
-        model=AutoModelForCausalLM.from_pretrained(model),
-        processing_class=AutoTokenizer.from_pretrained(model),
-        reward_funcs=reward,
-        args=config(**options(folder, **changed)),
-        train_dataset=rows(),
-    )
-
-
-def train_log(trainer, *names, **arguments):
-    """Train and return the named metrics of each step. (Building a trainer seeds; build and train in one go.)"""
-    trainer.train(**arguments)
-    return [[line.get(name) for name in names] for line in trainer.state.log_history if "grad_norm" in line]
 
 
 def test_trl_calls_every_hook_that_is_overridden(tiny_model, tmp_path):

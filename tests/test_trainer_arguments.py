@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from test_trainer import noisy_reward, options, rows, trainer_on
+from trainers import noisy_reward, options, rows, trainer_on
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 

@@ -11,9 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from srl.training.trainer import SRLConfig, SRLTrainer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_shared_prefix_trainer import train_log
-from test_shared_prefix_trainer import trainer_on as sharing_trainer_on
-from test_trainer import noisy_reward, options, rows, trainer_on
+from trainers import noisy_reward, options, rows, train_log, trainer_on, trainer_on_steps
 
 
 def reward(completions, expert_logprob_gain, **columns):
@@ -91,7 +89,7 @@ def main(model, folder):
     losses = {}  # of whole trajectories, with and without shared prefixes
     for share_prefix in ("trajectory", "off"):
         changed = {"step_order": "trajectory", "share_prefix": share_prefix, "beta": 0.1, "use_cpu": True}
-        trainer = sharing_trainer_on(model, folder, **changed)
+        trainer = trainer_on_steps(model, folder, **changed)
         # The loss holds the KL term; TRL's metric of it weighs micro-batches alike, and sharing makes those up anew.
         losses[share_prefix] = train_log(trainer, "loss", "grad_norm")
     found = {"weights": weights, "rounds": rounds, "ids": ids, "losses": losses}

@@ -3,7 +3,6 @@
 `import srl` loads no torch; `SRLTrainer` and `SRLConfig` do so when they are first asked for.
 """
 
-from importlib import metadata
 from typing import Any
 
 from srl.chat.prompts import parse_completion, step_prompt
@@ -12,7 +11,7 @@ from srl.errors import UserError
 from srl.records import Step, StepInstance, Trajectory
 from srl.rewards.similarity import ratio
 
-__version__ = metadata.version("srl")
+__version__ = "0.2.0"
 
 __all__ = [
     "SRLConfig",

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
+from srl import __version__
 from srl.data.folder import rows_file
 from srl.data.formats.solutions import Columns
 from srl.data.prepare import StepOptions, prepare
@@ -314,12 +315,12 @@ class Doctor:
         import torch
 
         from srl.rewards.similarity import implementation
-        from srl.runs.environment import PACKAGES
+        from srl.runs.environment import versions
 
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         facts = {
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in PACKAGES},
+            **versions(),
             "vllm": metadata.version("vllm") if util.find_spec("vllm") else "not installed",
             "similarity": implementation(),
             "device": f"{device} × {torch.accelerator.device_count()}" if device else "cpu",
@@ -360,6 +361,9 @@ def text_or_file(given: T) -> T | str:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `srl`. A `UserError` is one line on standard error and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"srl {__version__}")
+        return
     try:
         with_recipe = {"train": Train, "plan": Plan}.get(arguments[0]) if arguments else None
         if with_recipe and len(arguments) > 1 and not arguments[1].startswith("-"):
@@ -371,7 +375,8 @@ def main(arguments: list[str] | None = None) -> None:
                 Command,
                 args=arguments,
                 prog="srl",
-                description="Supervised Reinforcement Learning: teach a small model to reason from expert steps.",
+                description=f"Supervised Reinforcement Learning: teach a small model to reason from expert steps "
+                f"(srl {__version__}).",
             )
         command.run()
     except UserError as error:

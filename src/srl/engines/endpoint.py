@@ -14,9 +14,9 @@ from srl.runs.recipe import suggest
 
 TRIES = 6
 FIRST_WAIT_SECONDS = 1.0
-"""Doubled with each try: a server may be down for half a minute."""
+"""Doubled after each try, so that all tries together outlast a server that is down for half a minute."""
 TIMEOUT_SECONDS = 3600.0
-"""For one completion: a long one in a long queue is no error."""
+"""For one completion: one that waits an hour in a server's queue is no error."""
 
 
 class Endpoint:
@@ -61,7 +61,7 @@ class Endpoint:
             self.extra = {"top_k": -1, "repetition_penalty": 1.0}
 
     async def complete(self, prompt: tuple[Message, ...], seed: int, temperature: float) -> Reply:
-        """One completion.
+        """Ask the server for one completion, up to `TRIES` times; temperature 0 is greedy.
 
         Raises:
             UserError: the server refuses the request, or failed at every try.

@@ -19,17 +19,17 @@ EngineName = Literal["auto", "transformers", "vllm"]
 
 
 class BatchEngine(Protocol):
-    """Completes many prompts at a time, in this process."""
+    """An engine that runs in this process and completes a batch of prompts per call."""
 
     name: str
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
-        """One completion per prompt, in order; temperature 0 is greedy."""
+        """Complete each prompt once, with its own seed, in order; temperature 0 is greedy."""
         ...
 
 
 def engine_name(wanted: EngineName) -> str:
-    """`auto` is vLLM where it is installed and there is a GPU, or else transformers."""
+    """Resolve `auto`: vLLM if it is installed and there is a GPU, otherwise transformers."""
     if wanted == "vllm" and not find_spec("vllm"):
         raise UserError("--engine vllm: vLLM is not installed here (pip install vllm)")
     if wanted != "auto":
@@ -62,7 +62,7 @@ class VllmEngine:
         self.max_tokens = max_tokens
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
-        """One completion per prompt."""
+        """Complete all prompts in one call: vLLM schedules them itself."""
         from vllm import SamplingParams
 
         common = {"temperature": temperature, "max_tokens": self.max_tokens, "stop_token_ids": [*self.chat.end_ids]}
@@ -80,7 +80,10 @@ class VllmEngine:
 
 
 def weights_digest(path: str) -> str | None:
-    """Tells other weights in the same folder, by name, size and time of the files; None for a Hub id."""
+    """A digest of the names, sizes and times of the weight files, to notice new weights in an old folder.
+
+    None for a Hub id.
+    """
     files = sorted(Path(path).glob("*.safetensors")) + sorted(Path(path).glob("*.bin"))
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest() if stats else None

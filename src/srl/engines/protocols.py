@@ -72,9 +72,9 @@ class Reply:
 
     text: str
     tokens: int | None
-    """As the engine counts them; None if it does not say."""
+    """The engine's own count of what it wrote; None if it gives none."""
     truncated: bool
-    """Cut off by the token limit."""
+    """Whether the token limit ended it."""
 
 
 @dataclass(slots=True)
@@ -85,21 +85,21 @@ class OneAnswer:
     system_prompt: str
     replies: list[Reply] = field(default_factory=list)
     end: str | None = None
-    """Why it ended; None while it goes on."""
+    """Why the attempt ended; None while it is under way."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """What to ask next."""
+        """The problem with the instructions for a whole solution."""
         return answer_prompt(self.problem, self.system_prompt)
 
     def take(self, reply: Reply) -> None:
-        """Go on with what the model wrote."""
+        """Keep the model's solution; the attempt has then ended."""
         self.replies.append(reply)
         self.end = "truncated" if reply.truncated else "stop"
 
     @property
     def solution(self) -> str:
-        """The text to read the answer from; empty where an answer does not count."""
+        """The completion that the answer is read from; empty if it was cut off, which counts as wrong."""
         return self.replies[-1].text if self.end == "stop" else ""
 
 
@@ -129,7 +129,7 @@ class Stepwise:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """What to ask next."""
+        """The problem and the steps so far, as in training; for the title or the answer, if one of them is due."""
         if self._answer_is_due:
             return step_prompt(self.problem, self._context, self.manner.answer)
         if self._title_is_due:
@@ -137,7 +137,7 @@ class Stepwise:
         return step_prompt(self.problem, self._context + self.title, self.manner.step)
 
     def take(self, reply: Reply) -> Completion:
-        """Go on with what the model wrote, and say how it was read."""
+        """Add the model's step to the solution or end the attempt, and return the thought and step that were read."""
         self.replies.append(reply)
         if self._answer_is_due:
             self.answer = after_thought(reply.text)

@@ -21,7 +21,7 @@ def sample(
     system_prompt: str | None = None,
     give_title: bool | None = None,
 ) -> None:
-    """Print thought and action of each step as they come.
+    """Let a model solve a problem step by step, and print each thought and action as it is written.
 
     A run is asked as it was trained, unless a `system_prompt` is given or titles are chosen.
 

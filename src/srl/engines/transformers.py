@@ -19,7 +19,7 @@ from srl.shared_prefix.trial import problem_with_sampling
 
 
 class TransformersEngine:
-    """A model and its tokenizer, on the accelerator if there is one.
+    """transformers, on the accelerator (in bfloat16) if there is one, otherwise on the CPU (in float32).
 
     Raises:
         UserError: no such model, or a tokenizer without chat template.

@@ -1,6 +1,6 @@
 """Benchmarks: small TOML files that say where problems and answers are, and how they are checked when loaded.
 
-srl's own lie in `srl/benchmarks/`; any other TOML file of the same form can be named by its path.
+srl's own lie in `srl/builtin/benchmarks/`; any other TOML file of the same form can be named by its path.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UNPINNED = "unpinned"
 
 
 class Benchmark(BaseModel):
-    """One benchmark file."""
+    """What a benchmark file says: where the problems are, which columns to read, and how answers are compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class Benchmark(BaseModel):
 
     @property
     def source(self) -> str:
-        """Where the rows come from."""
+        """The file or Hub data set of the problems, as error messages and results name it."""
         return str(self.file) if self.file else f"{self.dataset}@{self.revision}"
 
 
@@ -76,11 +76,11 @@ class LoadedBenchmark:
     benchmark: Benchmark
     problems: tuple[Problem, ...]
     unscorable: tuple[tuple[Problem, str], ...]
-    """With the reason. No model can be right on these."""
+    """Problems that no model can be right on, each with the reason."""
 
     @property
     def sha256(self) -> str:
-        """Of problems and answers: two runs are on the same problems if these are equal."""
+        """A digest of all problems and answers: equal for two runs that were asked the same questions."""
         rows = [[problem.text, problem.answers] for problem in self.problems]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
@@ -108,7 +108,7 @@ def _name_and_path(item: str) -> tuple[str, Path]:
 
 
 def load_benchmark(name: str, file: Path | None = None) -> LoadedBenchmark:
-    """One benchmark, by name or by the path of its TOML file; its answers are checked against themselves."""
+    """Load one benchmark by name or TOML path, and check that each known answer is judged equal to itself."""
     benchmark = read_benchmark(name)
     if file:
         benchmark = benchmark.model_copy(update={"file": file, "dataset": None, "revision": UNPINNED})
@@ -123,7 +123,7 @@ def load_benchmark(name: str, file: Path | None = None) -> LoadedBenchmark:
 
 
 def read_benchmark(name: str) -> Benchmark:
-    """The benchmark file of that name among srl's own, or at that path."""
+    """Read a benchmark file: one that comes with srl, by name, or any other, by path."""
     folder = resources.files("srl") / "builtin" / "benchmarks"
     path = Path(name)
     if path.suffix == ".toml":
@@ -209,7 +209,7 @@ def _unscorable(problems: Sequence[Problem]) -> Iterable[tuple[Problem, str]]:
 
 
 def self_check_lines(benchmarks: Sequence[LoadedBenchmark]) -> list[str]:
-    """What the check at loading found, a line per benchmark and per answer that fails it."""
+    """A line for each benchmark: how many problems, and which answers are not even equal to themselves."""
     lines = []
     for loaded in benchmarks:
         n = len(loaded.problems)
@@ -219,7 +219,7 @@ def self_check_lines(benchmarks: Sequence[LoadedBenchmark]) -> list[str]:
 
 
 def facts(loaded: LoadedBenchmark) -> Mapping[str, Any]:
-    """What decides the problems of a run, for its record."""
+    """What results.json records of a benchmark, so that a reader can tell which questions were asked."""
     return {
         "title": loaded.benchmark.title,
         "source": loaded.benchmark.source,

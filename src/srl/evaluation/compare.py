@@ -24,7 +24,7 @@ Column = tuple[str, str]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of one folder, by column."""
+    """An evaluation to compare: the name of its folder, and its results, also by column."""
 
     label: str
     results: Mapping[str, Any]
@@ -58,14 +58,14 @@ def compare(folders: Sequence[Path], *, plot: Path | None = None, paper: bool = 
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """The results in a folder of `srl evaluate`."""
+    """Read the results that `srl evaluate` left in a folder."""
     results = read_results(folder)
     columns = {(item["benchmark"], item["column"]): item for item in results["columns"]}
     return Evaluation(folder.resolve().name, results, columns)
 
 
 def check_same_problems(evaluations: Sequence[Evaluation]) -> None:
-    """Refuse to pair answers to different questions."""
+    """Raise a `UserError` if a benchmark is not the same problems in all evaluations: pairs would mean nothing."""
     first = evaluations[0]
     for other in evaluations[1:]:
         ours, theirs = (item.results["config"]["benchmarks"] for item in (first, other))
@@ -160,7 +160,7 @@ def _floor(n_problems: int, column: str) -> str:
 
 
 def read_paper() -> dict[str, Any]:
-    """The paper's tables, in percent."""
+    """Read paper.toml: the scores of the paper's tables, in percent."""
     return tomllib.loads((resources.files("srl") / "evaluation" / "paper.toml").read_text(encoding="utf-8"))
 
 
@@ -187,7 +187,7 @@ def paper_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """Scores with their intervals, a group per column."""
+    """Plot scores with their 95% intervals to a file, grouped by column."""
     import matplotlib
 
     matplotlib.use("agg")

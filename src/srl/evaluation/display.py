@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Display:
-    """Counts samples and right ones, by benchmark and mode."""
+    """A running count of samples and of right answers, per benchmark and mode."""
 
     def __init__(self, total: int, done: Mapping[Key, Tally]) -> None:
         self.total, self.at_start = total, len(done)
@@ -38,7 +38,7 @@ class Display:
             self.bar.stop()
 
     def show(self, judged: Mapping[Key, Tally]) -> None:
-        """Add samples that were just judged."""
+        """Count newly judged samples and redraw."""
         self._add(judged)
         for benchmark, _, mode, _ in list(judged)[-1:]:
             right, count = self.counts[benchmark, mode]

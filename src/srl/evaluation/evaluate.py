@@ -37,20 +37,21 @@ Mode = Literal["greedy", "sampled"]
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is asked of the model."""
+    """How a model is asked: how often, under which protocol, and with which limits."""
 
     samples: int = 0
-    """Samples per problem at --temperature; their mean is the column avg@N. None of benchmarks read greedily only."""
+    """Samples per problem at --temperature; their mean is the column avg@N. Skipped for
+    greedy-only benchmarks."""
     greedy: bool = False
-    """Also one answer per problem at temperature 0. Without --samples this is what is done."""
+    """Also ask for one answer per problem at temperature 0. The default if --samples is not given."""
     temperature: float = 1.0
-    """Of the samples."""
+    """Temperature of the samples."""
     protocol: ProtocolName = "answer"
     """answer: the whole solution at once, as in the paper; stepwise: a thought and a step at a time."""
     max_tokens: int = 2048
-    """Limit of one completion (stepwise: of one step); an answer that is cut off is wrong."""
+    """Tokens of one completion (stepwise: of one step); an answer that is cut off is wrong."""
     max_steps: int = 30
-    """Stepwise: give up after so many steps."""
+    """Stepwise: steps after which an attempt is given up."""
     system_prompt: str | None = None
     """In place of what the run was trained with, or srl's own; "" leaves the system turn out; `@FILE` reads a file."""
     give_title: bool | None = None
@@ -58,14 +59,14 @@ class EvaluationOptions:
     seed: int = 0
     """The same seed gives the same samples on the same engine."""
     engine: EngineName = "auto"
-    """In this process: vLLM if it is installed and there is a GPU, or else transformers."""
+    """What runs the model in this process; auto: vLLM if it is installed and there is a GPU, otherwise transformers."""
     batch_size: int = 32
-    """Completions at a time in transformers; part of what decides the samples."""
+    """Completions per batch in transformers. Another batch size draws other samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer to ask for."""
+    """One question to the model: a problem, the mode, and which of several samples it is."""
 
     problem: Problem
     mode: Mode
@@ -74,7 +75,7 @@ class Sample:
 
     @property
     def key(self) -> Key:
-        """Its name within the run."""
+        """Benchmark, problem, mode and index, which name the sample within the run."""
         return (self.problem.benchmark, self.problem.id, self.mode, self.index)
 
 
@@ -129,7 +130,7 @@ def evaluate(
 
 
 def make_plan(loaded: list[LoadedBenchmark], options: EvaluationOptions) -> list[Sample]:
-    """Every sample of the run, in order; greedy ones first within a benchmark."""
+    """List all samples of a run in the order they are asked: benchmark by benchmark, greedy ones first."""
     plan = []
     for item in loaded:
         modes: dict[Mode, int] = {"greedy": int(options.greedy or not options.samples)}
@@ -155,7 +156,7 @@ def _asked(manner: Manner, protocol: ProtocolName) -> dict[str, Any]:
 
 
 def open_evaluation(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> dict[Key, Tally]:
-    """Prepare the output folder; returns what is already done.
+    """Prepare the output folder, and return the samples that an interrupted run has left there.
 
     Raises:
         UserError: the folder is not empty and neither flag is given; it is no evaluation; another configuration.
@@ -207,7 +208,7 @@ class Recorder:
         self.lock = Lock()
 
     def attempt(self, sample: Sample) -> Attempt:
-        """The start of a sample."""
+        """Begin a sample under the run's protocol."""
         if self.config["protocol"] == "answer":
             return OneAnswer(sample.problem.text, self.config["system_prompt"])
         asked = self.config
@@ -215,7 +216,7 @@ class Recorder:
         return Stepwise(sample.problem.text, manner, asked["max_steps"])
 
     def temperature(self, sample: Sample) -> float:
-        """0 means greedy."""
+        """The temperature of a sample: 0 (greedy) or the run's."""
         return float(self.config["temperature"]) if sample.mode == "sampled" else 0.0
 
     def record(self, ended: list[tuple[Sample, Attempt]]) -> None:

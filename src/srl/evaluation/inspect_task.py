@@ -23,7 +23,7 @@ from srl.rewards.answers import judge
 
 @task
 def benchmark(name: str, max_tokens: int = 2048) -> Task:
-    """One of srl's benchmarks, or the path of a benchmark file."""
+    """An Inspect task on a benchmark, by name or TOML path, with the paper's prompt."""
     problems = load_benchmark(name).problems
     return Task(
         dataset=MemoryDataset([Sample(id=p.id, input=p.text, target=list(p.answers)) for p in problems], name=name),
@@ -36,7 +36,7 @@ def benchmark(name: str, max_tokens: int = 2048) -> Task:
 
 @scorer(metrics=[accuracy(), stderr()])
 def equality() -> Scorer:
-    """What `srl evaluate` finds right; a completion that is cut off is wrong."""
+    """A scorer that agrees with `srl evaluate`: a completion that was cut off is wrong."""
 
     async def score(state: TaskState, target: Target) -> Score:
         stopped = state.output.stop_reason == "stop"

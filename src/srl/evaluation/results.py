@@ -42,12 +42,12 @@ class Tally:
     truncated: bool
     boxed: bool
     failed: bool
-    """No comparison within the limits of time and memory; counted as wrong."""
+    """Whether comparing the answer took too much time or memory; it then counts as wrong."""
     tokens: int | None
 
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> Tally:
-        """From a line of samples.jsonl."""
+        """Read from a line of samples.jsonl what the numbers need."""
         truncated, failed = line["end"] == "truncated", line["failure"] is not None
         return cls(line["correct"], truncated, line["boxed"], failed, line["tokens"])
 
@@ -112,7 +112,7 @@ def column(benchmark: str, mode: str, by_problem: list[list[Tally]]) -> dict[str
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The results of a finished evaluation.
+    """Read results.json of a finished evaluation.
 
     Raises:
         UserError: no results there, or of another schema.
@@ -129,7 +129,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """The table, and what it cannot show."""
+    """Print the table of scores, and below it how large a difference must be to show in it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -158,7 +158,7 @@ def print_results(results: Mapping[str, Any]) -> None:
 
 
 def power_line(item: Mapping[str, Any]) -> str:
-    """What a difference must be to be seen in a column."""
+    """One sentence: how large a difference from this column must be to be noticed, or to be significant at all."""
     name = f"{item['benchmark']} {item['column']}"
     seen, floor = item["detectable_difference"], smallest_significant_change(item["problems"])
     if item["column"] == "greedy" and floor is None:
@@ -172,12 +172,12 @@ def power_line(item: Mapping[str, Any]) -> str:
 
 
 def percent(share: float) -> str:
-    """As the paper's tables print it."""
+    """A share in percent with one digit, as the paper's tables print it."""
     return f"{100 * share:.1f}"
 
 
 def interval(ends: list[float]) -> str:
-    """Both ends in percent."""
+    """An interval in percent, in brackets."""
     return f"[{percent(ends[0])}, {percent(ends[1])}]"
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 SEED = 0
-"""Of the bootstrap: the same scores have the same interval wherever they are computed."""
+"""Fixed, so that the same scores have the same interval wherever they are computed."""
 LEVEL = 0.05
 POWER = 0.8
 

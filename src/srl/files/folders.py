@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -122,7 +121,10 @@ def _take(folder: Path, remedy: str) -> TextIO:
             file.seek(0)
             raise UserError(f"{folder}: in use by {_owner(file.read())}; {remedy}")
         if state == "unsupported":
-            print(f"{folder}: this file system has no locks; make sure that nothing else writes there", file=sys.stderr)
+            print(
+                f"{folder}: no locks here; make sure that nothing else writes there",
+                file=sys.stderr,
+            )
         with suppress(FileNotFoundError):  # else its owner has just removed it: make another
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 break
@@ -140,6 +142,10 @@ def _take(folder: Path, remedy: str) -> TextIO:
 
 
 def _try_lock(file: TextIO) -> Literal["free", "taken", "unsupported"]:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return "unsupported"
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

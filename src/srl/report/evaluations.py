@@ -12,7 +12,7 @@ from srl.report.plain import plain
 
 
 class Evaluation(NamedTuple):
-    """One model's results; empty where they could not be read."""
+    """An evaluation folder as far as it could be read: `results` is empty if nothing could."""
 
     name: str
     results: dict[str, Any]

@@ -12,12 +12,13 @@ import time
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
+from srl import __version__
 from srl.errors import UserError
 from srl.files import write_text
 from srl.report.evaluations import is_evaluation, read_evaluation, results_table
@@ -39,9 +40,9 @@ class Report(NamedTuple):
     data: dict[str, Any]
     inlined: list[Chunk]
     chunks: list[Chunk]
-    """May lie beside the page."""
+    """Rollout texts: inlined into the page, or written beside it if there are too many."""
     is_finished: bool
-    """Nothing more will come of these runs."""
+    """Whether all runs have ended, so that watching can stop."""
 
 
 def write_report(folders: Sequence[Path], out: Path, *, watch: bool = False) -> None:
@@ -65,7 +66,7 @@ def write_report(folders: Sequence[Path], out: Path, *, watch: bool = False) -> 
 
 
 def check_folders(folders: Sequence[Path]) -> None:
-    """Refuse what no report can show."""
+    """Raise a `UserError` unless each folder is a run or an evaluation."""
     if not folders:
         raise UserError("give the run folders to report on, or folders of srl evaluate")
     for folder in folders:
@@ -78,7 +79,7 @@ def check_folders(folders: Sequence[Path]) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Refuse to overwrite what is not ours."""
+    """Raise a `UserError` if writing the page would overwrite something other than an earlier report."""
     if out.is_dir():
         raise UserError(f"{out}: expected a file to write, found a folder")
     if out.exists() and out.read_bytes()[: len(MARKER)] != MARKER.encode():
@@ -110,7 +111,7 @@ def _modified(folders: Sequence[Path]) -> list[int]:
 
 
 def collect(folders: Sequence[Path]) -> Report:
-    """Read everything."""
+    """Read all folders, and join their runs, results and rollouts into one report."""
     names = dict(zip(folders, labels(folders), strict=True))
     runs = [read_run(folder, names[folder]) for folder in folders if is_run(folder)]
     evaluations = [read_evaluation(folder, names[folder]) for folder in folders if is_evaluation(folder)]
@@ -124,7 +125,7 @@ def collect(folders: Sequence[Path]) -> Report:
         "problems": [{"name": name, "text": text} for name, texts in problems for text in texts],
         "differences": differences(runs),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "srl": metadata.version("srl"),
+        "srl": __version__,
     }
     return Report(data, inlined, chunks, all(run.is_finished for run in runs))
 

@@ -46,12 +46,12 @@ class Chunk:
 
     id: str
     text: str
-    """base64 of gzip."""
+    """The JSON, compressed with gzip and encoded in base64."""
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """All of a run that the page can show."""
+    """The rollouts of a run as the page takes them: an index, and chunks with the texts."""
 
     index: Chunk
     chunks: list[Chunk]
@@ -101,7 +101,7 @@ def read_rollouts(run: Run) -> Rollouts | None:
 
 
 def pack(value: Any) -> Chunk:
-    """Compress a JSON value."""
+    """Compress a JSON value into a chunk, named by its content."""
     packed = gzip.compress(orjson.dumps(value), compresslevel=6, mtime=0)
     return Chunk(hashlib.sha256(packed).hexdigest()[:16], b64encode(packed).decode())
 
@@ -180,5 +180,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Short in JSON; None for what no reward function scored."""
+    """Four digits, to keep the JSON short; None for a rollout that no reward function scored."""
     return None if value is None or not math.isfinite(value) else round(value, 4)

@@ -21,12 +21,12 @@ MARKERS = ("run.json", "config.toml", "metrics.jsonl")
 
 @dataclass(frozen=True)
 class Run:
-    """What was read of a run folder."""
+    """A run folder as far as it could be read."""
 
     name: str
     folder: Path
     facts: dict[str, Any]
-    """Of run.json."""
+    """The contents of run.json; empty if it is missing or damaged."""
     config: str
     """The text of config.toml."""
     recipe: Recipe | None
@@ -65,7 +65,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read what is there."""
+    """Read a run folder; what is missing or damaged goes into `problems`, and the rest is shown."""
     problems: list[str] = []
     facts = _read_facts(folder / "run.json", problems)
     config, recipe = _read_config(folder / "config.toml", problems)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from threading import Lock
 from typing import Any, NamedTuple
+
+from srl.errors import UserError
 
 
 class Failure(NamedTuple):
@@ -29,11 +31,20 @@ DIED = Failure("memory or a crash")
 
 
 class Workers:
-    """Applies one function, importable by name, to tasks; at most `count` processes, which start when needed."""
+    """Applies one function, importable by name, to tasks; at most `count` processes, which start when needed.
+
+    Raises:
+        UserError: a system without such limits (Windows).
+    """
 
     def __init__(
         self, function: Callable[[Any], Any], count: int, memory_bytes: int, prepare: Callable[[], None]
     ) -> None:
+        if find_spec("resource") is None:
+            raise UserError(
+                "checking final answers needs processes with a limit of memory: expected Python's module `resource`, "
+                "found a system without it; use Linux, macOS or WSL"
+            )
         self.arguments = (function, memory_bytes, prepare)
         self.count = count
         self.lock = Lock()
@@ -114,6 +125,8 @@ class _Worker:
 
 
 def _work(connection: Connection, function: Callable[[Any], Any], memory: int, prepare: Callable[[], None]) -> None:
+    import resource  # not on Windows, where the rest of srl works
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent ends us
     prepare()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-PACKAGES = ("srl", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "math-verify", "scipy", "openai")
+from srl import __version__
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "math-verify", "scipy", "openai")
 
 
 def environment() -> dict[str, Any]:
@@ -20,8 +22,13 @@ def environment() -> dict[str, Any]:
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of srl and of the packages that decide what it computes, by name."""
+    return {"srl": __version__} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def _git_commit() -> str | None:
