@@ -112,6 +112,25 @@ def test_broken_benchmarks_are_one_line(tmp_path, rows, options, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_of_problems_is_a_benchmark(tmp_path):
+    prompt = [{"role": "system", "content": "Solve it."}, {"role": "user", "content": "2 + 2?"}]
+    rows = [
+        {"question": "1 + 1?", "answer": "#### 2"},
+        {"problem": "3?", "answer": 3},
+        {"prompt": prompt, "answer": "4"},
+    ]
+    write(tmp_path, rows)
+    loaded = load_benchmark(str(tmp_path / "rows.jsonl"))
+    assert [(p.benchmark, p.text, p.answers) for p in loaded.problems] == [
+        ("rows", "1 + 1?", ("2",)),
+        ("rows", "3?", ("3",)),
+        ("rows", "2 + 2?", ("4",)),
+    ]
+    write(tmp_path, [{"prompt": prompt, "answer": None}])
+    with pytest.raises(UserError, match=r"rows.jsonl:1: expected the answer in `answer`, found nothing"):
+        load_benchmark(str(tmp_path / "rows.jsonl"))
+
+
 def test_unknown_names_and_files():
     for names, files, message in [
         ("aime2024", (), "unknown benchmark `aime2024`; did you mean `aime2"),

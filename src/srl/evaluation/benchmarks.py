@@ -1,6 +1,7 @@
 """Benchmarks: small TOML files that say where problems and answers are, and how they are checked when loaded.
 
-srl's own lie in `srl/benchmarks/`; any other TOML file of the same form can be named by its path.
+srl's own lie in `srl/builtin/benchmarks/`; any other TOML file of the same form can be named by its path, and so can
+a file of problems whose fields have the usual names.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from srl.chat.prompts import user_text
+from srl.data.decontaminate import PROBLEM_FIELDS
 from srl.errors import UserError
-from srl.files import Row, read_rows
+from srl.files import SUFFIXES, Row, read_rows, suffix_of
 from srl.rewards.answers import judge, last_box
 from srl.runs.recipe import from_toml, suggest
 
@@ -123,9 +126,13 @@ def load_benchmark(name: str, file: Path | None = None) -> LoadedBenchmark:
 
 
 def read_benchmark(name: str) -> Benchmark:
-    """The benchmark file of that name among srl's own, or at that path."""
+    """The benchmark of that name among srl's own, the benchmark file at that path, or a file of problems as it is."""
     folder = resources.files("srl") / "builtin" / "benchmarks"
     path = Path(name)
+    if suffix_of(path) in SUFFIXES:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file of problems")
+        return Benchmark(title=path.stem, file=path, problem_fields=list(PROBLEM_FIELDS))
     if path.suffix == ".toml":
         if not path.is_file():
             raise UserError(f"{path}: no such benchmark file")
@@ -135,16 +142,11 @@ def read_benchmark(name: str) -> Benchmark:
     else:
         known = sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
         raise UserError(
-            f"unknown benchmark `{name}`{suggest(name, known)}; there are {', '.join(known)}, or give a .toml file"
+            f"unknown benchmark `{name}`{suggest(name, known)}; there are {', '.join(known)}, "
+            "or give a .toml file, or a file of problems such as .jsonl"
         )
-    benchmark = from_toml(Benchmark, text, name, _explain)
+    benchmark = from_toml(Benchmark, text, name)
     return benchmark.model_copy(update={"file": path.parent / benchmark.file}) if benchmark.file else benchmark
-
-
-def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(map(str, problem["loc"])) or "benchmark"
-    return f"`{key}`: {problem['msg']}{suggest(key, list(Benchmark.model_fields))}"
 
 
 def _hub_rows(name: str, benchmark: Benchmark) -> Iterable[Row]:
@@ -165,6 +167,8 @@ def _hub_rows(name: str, benchmark: Benchmark) -> Iterable[Row]:
 
 def _problem(name: str, index: int, row: Row, benchmark: Benchmark) -> Problem:
     text = _field(row, benchmark.problem_fields, "problem")
+    if isinstance(text, list) and text and isinstance(text[-1], dict) and "content" in text[-1]:
+        text = user_text(text)  # a prompt, as `srl steps` writes it
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{row.where}: expected the text of a problem, found {text!r}")
     answers = known_answers(_field(row, benchmark.answer_fields, "answer"))
@@ -176,6 +180,8 @@ def _problem(name: str, index: int, row: Row, benchmark: Benchmark) -> Problem:
 def _field(row: Row, fields: list[str], what: str) -> Any:
     found = next((row.value[field] for field in fields if row.value.get(field) is not None), None)
     if found is None:
+        if there := [field for field in fields if field in row.value]:
+            raise UserError(f"{row.where}: expected the {what} in `{there[0]}`, found nothing")
         names = ", ".join(row.value) + suggest(fields[0], list(row.value))
         raise UserError(f"{row.where}: no {what} field: expected {' or '.join(fields)}, found {names}")
     return found
