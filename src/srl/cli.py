@@ -20,7 +20,7 @@ from srl.data.prepare import StepOptions, prepare
 from srl.data.show import counting, show_instances
 from srl.data.sources import Source
 from srl.errors import UserError, disk_fault
-from srl.evaluation.evaluate import EvaluationOptions
+from srl.evaluation.config import EvaluationOptions
 from srl.runs.recipe import Recipe, read_recipe
 
 

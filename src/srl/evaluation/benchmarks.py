@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from srl.chat.prompts import user_text
 from srl.data.decontaminate import PROBLEM_FIELDS
 from srl.errors import UserError
+from srl.evaluation.config import BenchmarkFacts
 from srl.files import SUFFIXES, Row, read_rows, suffix_of
 from srl.rewards.answers import judge, last_box
 from srl.runs.recipe import from_toml, suggest
@@ -61,8 +62,8 @@ class Benchmark(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One problem and its known answer, in all accepted variants."""
+class Question:
+    """One problem of a benchmark and its known answer, in all accepted variants."""
 
     benchmark: str
     id: str
@@ -77,15 +78,27 @@ class LoadedBenchmark:
 
     name: str
     benchmark: Benchmark
-    problems: tuple[Problem, ...]
-    unscorable: tuple[tuple[Problem, str], ...]
+    questions: tuple[Question, ...]
+    unscorable: tuple[tuple[Question, str], ...]
     """With the reason. No model can be right on these."""
 
     @property
     def sha256(self) -> str:
         """Of problems and answers: two runs are on the same problems if these are equal."""
-        rows = [[problem.text, problem.answers] for problem in self.problems]
+        rows = [[question.text, question.answers] for question in self.questions]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    @property
+    def facts(self) -> BenchmarkFacts:
+        """What decides the problems of an evaluation, for its record."""
+        return BenchmarkFacts(
+            title=self.benchmark.title,
+            source=self.benchmark.source,
+            problems=len(self.questions),
+            sha256=self.sha256,
+            scorer=self.benchmark.scorer,
+            unscorable={question.id: reason for question, reason in self.unscorable},
+        )
 
 
 def load_benchmarks(names: str, files: Sequence[str] = ()) -> list[LoadedBenchmark]:
@@ -117,12 +130,12 @@ def load_benchmark(name: str, file: Path | None = None) -> LoadedBenchmark:
         benchmark = benchmark.model_copy(update={"file": file, "dataset": None, "revision": UNPINNED})
     name = Path(name).stem
     rows = read_rows(benchmark.file) if benchmark.file else _hub_rows(name, benchmark)
-    problems = tuple(_problem(name, index, row, benchmark) for index, row in enumerate(rows))
-    if benchmark.problems not in (None, len(problems)):
+    questions = tuple(_question(name, index, row, benchmark) for index, row in enumerate(rows))
+    if benchmark.problems not in (None, len(questions)):
         raise UserError(
-            f"{benchmark.source}: {name} has {benchmark.problems} problems, found {len(problems)}: another copy"
+            f"{benchmark.source}: {name} has {benchmark.problems} problems, found {len(questions)}: another copy"
         )
-    return LoadedBenchmark(name, benchmark, problems, tuple(_unscorable(problems)))
+    return LoadedBenchmark(name, benchmark, questions, tuple(_unscorable(questions)))
 
 
 def read_benchmark(name: str) -> Benchmark:
@@ -165,7 +178,7 @@ def _hub_rows(name: str, benchmark: Benchmark) -> Iterable[Row]:
     return (Row(f"{benchmark.source}[{index}]", row) for index, row in enumerate(rows))
 
 
-def _problem(name: str, index: int, row: Row, benchmark: Benchmark) -> Problem:
+def _question(name: str, index: int, row: Row, benchmark: Benchmark) -> Question:
     text = _field(row, benchmark.problem_fields, "problem")
     if isinstance(text, list) and text and isinstance(text[-1], dict) and "content" in text[-1]:
         text = user_text(text)  # a prompt, as `srl steps` writes it
@@ -174,7 +187,7 @@ def _problem(name: str, index: int, row: Row, benchmark: Benchmark) -> Problem:
     answers = known_answers(_field(row, benchmark.answer_fields, "answer"))
     if not answers or not all(answers):
         raise UserError(f"{row.where}: found no answer in {', '.join(benchmark.answer_fields)}")
-    return Problem(name, str(index), text, answers)
+    return Question(name, str(index), text, answers)
 
 
 def _field(row: Row, fields: list[str], what: str) -> Any:
@@ -207,30 +220,18 @@ def known_answers(value: Any) -> tuple[str, ...]:
     return ()
 
 
-def _unscorable(problems: Sequence[Problem]) -> Iterable[tuple[Problem, str]]:
-    answers = [problem.answers[0] for problem in problems]
-    for problem, verdict in zip(problems, judge([rf"\boxed{{{a}}}" for a in answers], answers), strict=True):
+def _unscorable(questions: Sequence[Question]) -> Iterable[tuple[Question, str]]:
+    answers = [question.answers[0] for question in questions]
+    for question, verdict in zip(questions, judge([rf"\boxed{{{a}}}" for a in answers], answers), strict=True):
         if not verdict.correct:
-            yield problem, verdict.failure or "math-verify does not find it equal to itself"
+            yield question, verdict.failure or "math-verify does not find it equal to itself"
 
 
 def self_check_lines(benchmarks: Sequence[LoadedBenchmark]) -> list[str]:
     """What the check at loading found, a line per benchmark and per answer that fails it."""
     lines = []
     for loaded in benchmarks:
-        n = len(loaded.problems)
+        n = len(loaded.questions)
         lines.append(f"{loaded.name}: {n - len(loaded.unscorable)} of {n} known answers score 1.0 against themselves")
-        lines += [f"  problem {p.id}: {reason}: {p.answers[0]}" for p, reason in loaded.unscorable]
+        lines += [f"  problem {q.id}: {reason}: {q.answers[0]}" for q, reason in loaded.unscorable]
     return lines
-
-
-def facts(loaded: LoadedBenchmark) -> Mapping[str, Any]:
-    """What decides the problems of a run, for its record."""
-    return {
-        "title": loaded.benchmark.title,
-        "source": loaded.benchmark.source,
-        "problems": len(loaded.problems),
-        "sha256": loaded.sha256,
-        "scorer": loaded.benchmark.scorer,
-        "unscorable": {problem.id: reason for problem, reason in loaded.unscorable},
-    }

@@ -24,9 +24,9 @@ from srl.rewards.answers import judge
 @task
 def benchmark(name: str, max_tokens: int = 2048) -> Task:
     """One of srl's benchmarks, or the path of a benchmark file."""
-    problems = load_benchmark(name).problems
+    questions = load_benchmark(name).questions
     return Task(
-        dataset=MemoryDataset([Sample(id=p.id, input=p.text, target=list(p.answers)) for p in problems], name=name),
+        dataset=MemoryDataset([Sample(id=q.id, input=q.text, target=list(q.answers)) for q in questions], name=name),
         # `{}` would be a place to fill in, as in \boxed{}.
         solver=[system_message(ANSWER_SYSTEM_PROMPT.replace("{", "{{").replace("}", "}}")), generate()],
         scorer=equality(),

@@ -235,7 +235,8 @@ def _evaluate(
     temperature: float = 1.0,
 ) -> float:
     """`srl evaluate`; the share of problems solved greedily."""
-    from srl.evaluation.evaluate import EvaluationOptions, evaluate
+    from srl.evaluation.config import EvaluationOptions
+    from srl.evaluation.evaluate import evaluate
     from srl.evaluation.results import read_results
 
     options = EvaluationOptions(
@@ -250,7 +251,7 @@ def _evaluate(
         batch_size=experiment.batch_size,
     )
     evaluate(model, out, problems, options)
-    return float(read_results(out)["columns"][0]["score"])
+    return read_results(out).columns[0].score
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def _problems(name: str, digests: dict[str, str]) -> dict[str, str]:
     """The texts of a benchmark's problems, each with its place."""
     loaded = load_benchmark(name)
     digests[name] = loaded.sha256
-    return {normalised(problem.text): f"problem {problem.id} of {name}" for problem in loaded.problems}
+    return {normalised(question.text): f"problem {question.id} of {name}" for question in loaded.questions}
 
 
 def _refuse_leaks(folder: Path, asked: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from srl.files import write_text
 from srl.study.experiment import Arm, Experiment
 from srl.study.jobs import Group
 
-Scores = list[list[float]]
+Scores = list[tuple[float, ...]]
 """(seeds, problems): 0 or 1, or the share of samples that were right."""
 
 
@@ -62,10 +62,10 @@ def _arm(experiment: Experiment, arm: Arm, out: Path) -> dict[str, Any]:
     done = [json.loads((folder / "done.json").read_text()) for folder in folders_of_seeds]
     scores = {"greedy": [], "sampled": [], "stepwise": []}  # type: dict[str, Scores]
     for folder in folders_of_seeds:
-        answers = read_results(folder / f"test-answer-T{arm.temperature:g}")["columns"]
-        scores["greedy"].append(answers[0]["scores"])
-        scores["sampled"] += [column["scores"] for column in answers[1:]]
-        scores["stepwise"].append(read_results(folder / "test-stepwise")["columns"][0]["scores"])
+        answers = read_results(folder / f"test-answer-T{arm.temperature:g}").columns
+        scores["greedy"].append(answers[0].scores)
+        scores["sampled"] += [column.scores for column in answers[1:]]
+        scores["stepwise"].append(read_results(folder / "test-stepwise").columns[0].scores)
     estimates = {name: mean_over_seeds(of_seeds) for name, of_seeds in scores.items() if of_seeds}
     return {
         "title": arm.title,
