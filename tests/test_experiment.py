@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -311,6 +312,23 @@ def test_arms_that_were_trained_with_different_prompts_need_one_to_be_asked_with
     given.write_text('answer_system_prompt = "Solve!"\nsystem_prompt = ""\n' + text)
     experiment = with_system_prompts(read_experiment(given))
     assert (experiment.answer_system_prompt, experiment.system_prompt) == ("Solve!", "")
+
+
+def test_the_example_of_the_docs_is_what_it_says(tmp_path, monkeypatch):
+    """All that its commands do, but for the training."""
+    page = (Path(__file__).parents[1] / "docs/experiments.md").read_text()
+    blocks = re.findall(r"```\w+\n# (\S+)\n(.*?)```", page, flags=re.DOTALL)
+    assert [name for name, _ in blocks] == ["rows.py", "apples.toml"]
+    for name, text in blocks:
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "rows.py"], check=True)
+    steps, experiment = re.findall(r"^    srl ((?:steps|experiment) .*apples.*)$", page, flags=re.MULTILINE)
+    main(steps.split())
+    read = read_experiment(Path(experiment.split()[1]))
+    digests = check_material(with_system_prompts(read))
+    assert {"test.jsonl", "apples/train.steps.jsonl"} <= digests.keys()
+    assert any(len(arm.stages) == 2 for arm in read.arms.values())
 
 
 def test_results_are_json_whatever_the_titles_hold():
