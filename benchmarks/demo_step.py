@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from srl.chat.tokenizer import load_chat
 from srl.runs.folder import resolve_model
 from srl.runs.recipe import read_recipe
-from srl.study.data import write_data
+from srl.study.domain import write_data
 from srl.study.experiment import read_experiment
 from srl.training.options import trainer_config, trainer_options
 from srl.training.rows import load_rows

@@ -41,18 +41,18 @@ def test_srls_own_benchmarks():
 @pytest.mark.parametrize(("name", "file", "n"), [("aime24", "aime24", 30), ("amc23", "amc23", 40)])
 def test_known_answers_score_against_themselves(name, file, n):
     loaded = load_benchmark(name, shared(file))
-    assert (len(loaded.problems), loaded.unscorable) == (n, ())
+    assert (len(loaded.questions), loaded.unscorable) == (n, ())
 
 
 def test_minervas_known_answers():
     loaded = load_benchmark("minerva", shared("minerva_math"))
-    assert len(loaded.problems) == 272
+    assert len(loaded.questions) == 272
     # This one alone: its box holds two formulas with `$ $` between them.
     assert [problem.id for problem, _ in loaded.unscorable] == ["72"]
 
 
 def test_minervas_numbers_in_pythons_notation_are_right_in_latex_too():
-    answers = [p.answers[0] for p in load_benchmark("minerva", shared("minerva_math")).problems]
+    answers = [p.answers[0] for p in load_benchmark("minerva", shared("minerva_math")).questions]
     python = [answer for answer in answers if re.fullmatch(r"[\d.]+e-?\d+", answer)]
     as_latex = [re.sub(r"(.+)e(-?)0*(\d+)", r"\\boxed{\1 \\times 10^{\2\3}}", answer) for answer in python]
     ten_times = [re.sub(r"\^{(-?\d+)}", lambda m: f"^{{{int(m[1]) + 1}}}", text) for text in as_latex]
@@ -110,6 +110,25 @@ def test_broken_benchmarks_are_one_line(tmp_path, rows, options, message):
     with pytest.raises(UserError, match=message) as error:
         load_benchmark(write(tmp_path, rows, **options))
     assert "\n" not in str(error.value)
+
+
+def test_a_file_of_problems_is_a_benchmark(tmp_path):
+    prompt = [{"role": "system", "content": "Solve it."}, {"role": "user", "content": "2 + 2?"}]
+    rows = [
+        {"question": "1 + 1?", "answer": "#### 2"},
+        {"problem": "3?", "answer": 3},
+        {"prompt": prompt, "answer": "4"},
+    ]
+    write(tmp_path, rows)
+    loaded = load_benchmark(str(tmp_path / "rows.jsonl"))
+    assert [(p.benchmark, p.text, p.answers) for p in loaded.questions] == [
+        ("rows", "1 + 1?", ("2",)),
+        ("rows", "3?", ("3",)),
+        ("rows", "2 + 2?", ("4",)),
+    ]
+    write(tmp_path, [{"prompt": prompt, "answer": None}])
+    with pytest.raises(UserError, match=r"rows.jsonl:1: expected the answer in `answer`, found nothing"):
+        load_benchmark(str(tmp_path / "rows.jsonl"))
 
 
 def test_unknown_names_and_files():

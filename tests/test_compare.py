@@ -7,25 +7,33 @@ import pytest
 
 from srl.errors import UserError
 from srl.evaluation.compare import compare, read_paper
-from srl.evaluation.results import Tally, write_results
+from srl.evaluation.results import write_results
+from srl.evaluation.samples import Tally
+from srl.runs.environment import environment
 
 BENCHMARKS = {"amc23": 40, "aime24": 30, "aime25": 30, "minerva": 272}
 
 
 def evaluation(folder, right, samples=32, **config):
     """A finished evaluation in which the first `right[benchmark]` problems are solved, greedily and sampled."""
+    facts = {"scorer": "math-verify", "unscorable": {}}
     config = {
         "model": folder.name,
+        "weights": None,
+        "samples": samples,
+        "greedy": True,
+        "max_steps": 30,
+        "batch_size": 32,
         "protocol": "answer",
         "engine": "vllm",
         "max_tokens": 2048,
         "system_prompt": "s",
         "temperature": 1.0,
         "seed": 0,
-        "benchmarks": {n: {"title": n, "source": n, "problems": BENCHMARKS[n], "sha256": n} for n in right},
+        "benchmarks": {n: facts | {"title": n, "source": n, "problems": BENCHMARKS[n], "sha256": n} for n in right},
     } | config
     folder.mkdir()
-    (folder / "evaluation.json").write_text(json.dumps({"config": config}))
+    (folder / "evaluation.json").write_text(json.dumps({"config": config, **environment()}))
     tallies = {}
     for name, n_right in right.items():
         for problem in range(BENCHMARKS[name]):

@@ -17,7 +17,9 @@ from chat_server import completion, serving
 
 from srl.engines.protocols import Manner, OneAnswer, Reply, Stepwise, manner_of
 from srl.errors import UserError
-from srl.evaluation.evaluate import EvaluationOptions, evaluate, read_samples
+from srl.evaluation.config import EvaluationOptions
+from srl.evaluation.evaluate import evaluate
+from srl.evaluation.samples import read_samples
 
 TAILS = ("(x)", "(x) (x) (x)")  # prompts of unequal length: batches are padded
 DIGITS = list(itertools.permutations("1579", 3))[:6]
@@ -92,7 +94,7 @@ def served_by(engine):
 
 
 def samples(folder):
-    return {(s["problem_id"], s["mode"], s["index"]): s for s in read_samples(folder)}
+    return {(s.problem_id, s.mode, s.index): s for s in read_samples(folder)}
 
 
 def results(folder):
@@ -168,11 +170,11 @@ def test_in_process_and_through_a_server_the_greedy_answers_are_equal(solver, en
 
 def test_stepwise_samples_show_their_steps(solver, benchmark, tmp_path):
     run(solver, tmp_path / "e", benchmark, **STEPWISE)
-    right = [s for s in samples(tmp_path / "e").values() if s["correct"]]
+    right = [s for s in samples(tmp_path / "e").values() if s.correct]
     for sample in right:
-        assert sample["answer"] == answer_of(sample["problem"])
-        assert all(text.startswith("<think>so</think>") for text in sample["completions"])
-        assert (sample["end"], sample["boxed"], sample["protocol"]) == ("stop", True, "stepwise")
+        assert sample.answer == answer_of(sample.problem)
+        assert all(text.startswith("<think>so</think>") for text in sample.completions)
+        assert (sample.end, sample.boxed, sample.protocol) == ("stop", True, "stepwise")
 
 
 def test_an_interrupted_run_draws_the_same_samples(solver, benchmark, tmp_path):
@@ -234,8 +236,8 @@ def test_bad_completions_are_counted_as_wrong(benchmark, tmp_path):
     (column,) = found["columns"]
     assert column["scores"] == [0, 0, 0, 0, 1, 1]
     assert (column["truncated"], column["unboxed"], column["not_compared"]) == (2 / 6, 5 / 6, 0)
-    assert len(samples(tmp_path / "e")["0", "greedy", 0]["completions"][0]) == 100_000
-    assert samples(tmp_path / "e")["2", "greedy", 0]["tokens"] is None
+    assert len(samples(tmp_path / "e")["0", "greedy", 0].completions[0]) == 100_000
+    assert samples(tmp_path / "e")["2", "greedy", 0].tokens is None
     assert column["mean_tokens"] == (100_000 + 1 + 2048 + 9 + 6) / 5
 
 
@@ -327,7 +329,7 @@ def test_results_hold_what_is_needed_to_believe_them(benchmark, tmp_path):
     assert sampled["pass_at"].keys() == {"2", "4"}
     assert sampled["score"] <= sampled["pass_at"]["2"] <= sampled["pass_at"]["4"]
     by_problem = [
-        [s["correct"] for k, s in samples(tmp_path / "e").items() if k[:2] == (str(i), "sampled")] for i in range(6)
+        [s.correct for k, s in samples(tmp_path / "e").items() if k[:2] == (str(i), "sampled")] for i in range(6)
     ]
     assert sampled["scores"] == [sum(verdicts) / 4 for verdicts in by_problem]
     assert found["average"]["score"] == pytest.approx((greedy["score"] + sampled["score"]) / 2)

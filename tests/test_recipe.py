@@ -52,6 +52,9 @@ def test_the_papers_settings(tmp_path):
         ("[optim]\nmax_steps = 0", "would train nothing"),
         ("[rollout]\nnum_generations = 1", "rollout.num_generations"),
         ("[rolout]\nnum_generations = 4", "unknown key `rolout`; did you mean `rollout`?"),
+        ("[optim]\nnum_generations = 4", "`optim.num_generations`; did you mean `rollout.num_generations`?"),
+        ("[rollout]\nnum_generation = 4", "unknown key `rollout.num_generation`; did you mean `num_generations`?"),
+        ("[optim]\nlearning_rate = -1", r"`optim.learning_rate`: Input should be greater than 0, found -1"),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path, section, message):

@@ -18,7 +18,7 @@ from srl.data.prepare import prepare
 from srl.data.sources import Source
 from srl.files import write_jsonl
 from srl.runs.recipe import Recipe, read_recipe
-from srl.study.data import OPTIONS, distinct_problems
+from srl.study.domain import OPTIONS, distinct_problems
 from srl.study.tiny import bad_habit, solve, thinking_aloud, write_model
 from srl.training.train import train
 

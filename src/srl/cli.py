@@ -7,7 +7,6 @@ so that `--help` answers at once.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from srl.data.prepare import StepOptions, prepare
 from srl.data.show import counting, show_instances
 from srl.data.sources import Source
 from srl.errors import UserError, disk_fault
-from srl.evaluation.evaluate import EvaluationOptions
+from srl.evaluation.config import EvaluationOptions
 from srl.runs.recipe import Recipe, read_recipe
 
 T = TypeVar("T")
@@ -176,7 +175,7 @@ class Evaluate:
     source: tyro.conf.Positional[str]
     """A run folder, a model folder, a Hub id, or the URL of a server that speaks OpenAI's API."""
     benchmarks: str = "aime24,aime25,amc23,minerva"
-    """Names (also math500, gsm8k) or .toml files, separated by commas."""
+    """Names (also math500, gsm8k), .toml files or files of problems (.jsonl, …), separated by commas."""
     out: Path | None = None
     """The folder to write; runs/NAME-eval if it is not given."""
     model: str | None = None
@@ -246,26 +245,26 @@ class Report:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Train all arms of an experiment, several at a time, and compare them on problems that none of them saw."""
+    """Train all arms of an experiment under one protocol, and compare them on problems that none of them saw."""
 
     experiment: tyro.conf.Positional[Path]
-    """An experiment file, or the name of one of srl's own: paper-tiny, demo."""
+    """An experiment file (docs/experiments.md), or the name of one of srl's own: paper-tiny, demo."""
     out: Path | None = None
     """The folder for everything; runs/NAME if it is not given. What has ended there is not done again."""
     seeds: int = 5
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Runs at a time, one core each."""
+    jobs: int | None = None
+    """Runs at a time. By default one per core with a [domain], else one, which may have a whole GPU."""
     overwrite: bool = False
     """Delete an earlier experiment in the same folder."""
 
     def run(self) -> None:
         """Run the experiment."""
-        from srl.study import experiment
+        from srl.study import conduct
 
-        if self.seeds < 1 or self.jobs < 1:
+        if self.seeds < 1 or (self.jobs is not None and self.jobs < 1):
             raise UserError("--seeds and --jobs must be 1 or more")
         out = self.out or Path("runs") / self.experiment.stem
-        experiment(self.experiment, out, n_seeds=self.seeds, n_jobs=self.jobs, overwrite=self.overwrite)
+        conduct(self.experiment, out, n_seeds=self.seeds, n_jobs=self.jobs, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -275,8 +274,8 @@ class Demo:
     out: Path = Path("runs/demo")
     """The folder for everything. What has ended there is not done again."""
     seeds: int = 1
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Runs at a time, one core each."""
+    jobs: int | None = None
+    """Runs at a time, one core each; by default as many as there are cores."""
     overwrite: bool = False
     """Delete an earlier demo in the same folder."""
 

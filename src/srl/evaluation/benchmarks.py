@@ -1,6 +1,7 @@
 """Benchmarks: small TOML files that say where problems and answers are, and how they are checked when loaded.
 
-srl's own lie in `srl/builtin/benchmarks/`; any other TOML file of the same form can be named by its path.
+srl's own lie in `srl/builtin/benchmarks/`; any other TOML file of the same form can be named by its path, and so can
+a file of problems whose fields have the usual names.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from srl.chat.prompts import user_text
+from srl.data.decontaminate import PROBLEM_FIELDS
 from srl.errors import UserError
-from srl.files import Row, read_rows
+from srl.evaluation.config import BenchmarkFacts
+from srl.files import SUFFIXES, Row, read_rows, suffix_of
 from srl.rewards.answers import judge, last_box
 from srl.runs.recipe import from_toml, suggest
 
@@ -26,7 +30,7 @@ UNPINNED = "unpinned"
 
 
 class Benchmark(BaseModel):
-    """What a benchmark file says: where the problems are, which columns to read, and how answers are compared."""
+    """One benchmark file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,13 +57,13 @@ class Benchmark(BaseModel):
 
     @property
     def source(self) -> str:
-        """The file or Hub data set of the problems, as error messages and results name it."""
+        """Where the rows come from."""
         return str(self.file) if self.file else f"{self.dataset}@{self.revision}"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One problem and its known answer, in all accepted variants."""
+class Question:
+    """One problem of a benchmark and its known answer, in all accepted variants."""
 
     benchmark: str
     id: str
@@ -74,15 +78,27 @@ class LoadedBenchmark:
 
     name: str
     benchmark: Benchmark
-    problems: tuple[Problem, ...]
-    unscorable: tuple[tuple[Problem, str], ...]
-    """Problems that no model can be right on, each with the reason."""
+    questions: tuple[Question, ...]
+    unscorable: tuple[tuple[Question, str], ...]
+    """With the reason. No model can be right on these."""
 
     @property
     def sha256(self) -> str:
-        """A digest of all problems and answers: equal for two runs that were asked the same questions."""
-        rows = [[problem.text, problem.answers] for problem in self.problems]
+        """Of problems and answers: two runs are on the same problems if these are equal."""
+        rows = [[question.text, question.answers] for question in self.questions]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    @property
+    def facts(self) -> BenchmarkFacts:
+        """What decides the problems of an evaluation, for its record."""
+        return BenchmarkFacts(
+            title=self.benchmark.title,
+            source=self.benchmark.source,
+            problems=len(self.questions),
+            sha256=self.sha256,
+            scorer=self.benchmark.scorer,
+            unscorable={question.id: reason for question, reason in self.unscorable},
+        )
 
 
 def load_benchmarks(names: str, files: Sequence[str] = ()) -> list[LoadedBenchmark]:
@@ -108,24 +124,28 @@ def _name_and_path(item: str) -> tuple[str, Path]:
 
 
 def load_benchmark(name: str, file: Path | None = None) -> LoadedBenchmark:
-    """Load one benchmark by name or TOML path, and check that each known answer is judged equal to itself."""
+    """One benchmark, by name or by the path of its TOML file; its answers are checked against themselves."""
     benchmark = read_benchmark(name)
     if file:
         benchmark = benchmark.model_copy(update={"file": file, "dataset": None, "revision": UNPINNED})
     name = Path(name).stem
     rows = read_rows(benchmark.file) if benchmark.file else _hub_rows(name, benchmark)
-    problems = tuple(_problem(name, index, row, benchmark) for index, row in enumerate(rows))
-    if benchmark.problems not in (None, len(problems)):
+    questions = tuple(_question(name, index, row, benchmark) for index, row in enumerate(rows))
+    if benchmark.problems not in (None, len(questions)):
         raise UserError(
-            f"{benchmark.source}: {name} has {benchmark.problems} problems, found {len(problems)}: another copy"
+            f"{benchmark.source}: {name} has {benchmark.problems} problems, found {len(questions)}: another copy"
         )
-    return LoadedBenchmark(name, benchmark, problems, tuple(_unscorable(problems)))
+    return LoadedBenchmark(name, benchmark, questions, tuple(_unscorable(questions)))
 
 
 def read_benchmark(name: str) -> Benchmark:
-    """Read a benchmark file: one that comes with srl, by name, or any other, by path."""
+    """The benchmark of that name among srl's own, the benchmark file at that path, or a file of problems as it is."""
     folder = resources.files("srl") / "builtin" / "benchmarks"
     path = Path(name)
+    if suffix_of(path) in SUFFIXES:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file of problems")
+        return Benchmark(title=path.stem, file=path, problem_fields=list(PROBLEM_FIELDS))
     if path.suffix == ".toml":
         if not path.is_file():
             raise UserError(f"{path}: no such benchmark file")
@@ -135,16 +155,11 @@ def read_benchmark(name: str) -> Benchmark:
     else:
         known = sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
         raise UserError(
-            f"unknown benchmark `{name}`{suggest(name, known)}; there are {', '.join(known)}, or give a .toml file"
+            f"unknown benchmark `{name}`{suggest(name, known)}; there are {', '.join(known)}, "
+            "or give a .toml file, or a file of problems such as .jsonl"
         )
-    benchmark = from_toml(Benchmark, text, name, _explain)
+    benchmark = from_toml(Benchmark, text, name)
     return benchmark.model_copy(update={"file": path.parent / benchmark.file}) if benchmark.file else benchmark
-
-
-def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(map(str, problem["loc"])) or "benchmark"
-    return f"`{key}`: {problem['msg']}{suggest(key, list(Benchmark.model_fields))}"
 
 
 def _hub_rows(name: str, benchmark: Benchmark) -> Iterable[Row]:
@@ -163,19 +178,23 @@ def _hub_rows(name: str, benchmark: Benchmark) -> Iterable[Row]:
     return (Row(f"{benchmark.source}[{index}]", row) for index, row in enumerate(rows))
 
 
-def _problem(name: str, index: int, row: Row, benchmark: Benchmark) -> Problem:
+def _question(name: str, index: int, row: Row, benchmark: Benchmark) -> Question:
     text = _field(row, benchmark.problem_fields, "problem")
+    if isinstance(text, list) and text and isinstance(text[-1], dict) and "content" in text[-1]:
+        text = user_text(text)  # a prompt, as `srl steps` writes it
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{row.where}: expected the text of a problem, found {text!r}")
     answers = known_answers(_field(row, benchmark.answer_fields, "answer"))
     if not answers or not all(answers):
         raise UserError(f"{row.where}: found no answer in {', '.join(benchmark.answer_fields)}")
-    return Problem(name, str(index), text, answers)
+    return Question(name, str(index), text, answers)
 
 
 def _field(row: Row, fields: list[str], what: str) -> Any:
     found = next((row.value[field] for field in fields if row.value.get(field) is not None), None)
     if found is None:
+        if there := [field for field in fields if field in row.value]:
+            raise UserError(f"{row.where}: expected the {what} in `{there[0]}`, found nothing")
         names = ", ".join(row.value) + suggest(fields[0], list(row.value))
         raise UserError(f"{row.where}: no {what} field: expected {' or '.join(fields)}, found {names}")
     return found
@@ -201,30 +220,18 @@ def known_answers(value: Any) -> tuple[str, ...]:
     return ()
 
 
-def _unscorable(problems: Sequence[Problem]) -> Iterable[tuple[Problem, str]]:
-    answers = [problem.answers[0] for problem in problems]
-    for problem, verdict in zip(problems, judge([rf"\boxed{{{a}}}" for a in answers], answers), strict=True):
+def _unscorable(questions: Sequence[Question]) -> Iterable[tuple[Question, str]]:
+    answers = [question.answers[0] for question in questions]
+    for question, verdict in zip(questions, judge([rf"\boxed{{{a}}}" for a in answers], answers), strict=True):
         if not verdict.correct:
-            yield problem, verdict.failure or "math-verify does not find it equal to itself"
+            yield question, verdict.failure or "math-verify does not find it equal to itself"
 
 
 def self_check_lines(benchmarks: Sequence[LoadedBenchmark]) -> list[str]:
-    """A line for each benchmark: how many problems, and which answers are not even equal to themselves."""
+    """What the check at loading found, a line per benchmark and per answer that fails it."""
     lines = []
     for loaded in benchmarks:
-        n = len(loaded.problems)
+        n = len(loaded.questions)
         lines.append(f"{loaded.name}: {n - len(loaded.unscorable)} of {n} known answers score 1.0 against themselves")
-        lines += [f"  problem {p.id}: {reason}: {p.answers[0]}" for p, reason in loaded.unscorable]
+        lines += [f"  problem {q.id}: {reason}: {q.answers[0]}" for q, reason in loaded.unscorable]
     return lines
-
-
-def facts(loaded: LoadedBenchmark) -> Mapping[str, Any]:
-    """What results.json records of a benchmark, so that a reader can tell which questions were asked."""
-    return {
-        "title": loaded.benchmark.title,
-        "source": loaded.benchmark.source,
-        "problems": len(loaded.problems),
-        "sha256": loaded.sha256,
-        "scorer": loaded.benchmark.scorer,
-        "unscorable": {problem.id: reason for problem, reason in loaded.unscorable},
-    }

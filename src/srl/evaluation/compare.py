@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,21 +14,20 @@ from rich.console import Console
 from rich.table import Table
 
 from srl.errors import UserError
-from srl.evaluation.results import interval, percent, read_results
+from srl.evaluation.results import Column, ColumnName, Results, interval, percent, read_results
 from srl.evaluation.statistics import mcnemar, mean_of_columns, paired_difference, smallest_significant_change
 
 PLOTS = (".svg", ".png", ".pdf")
-Column = tuple[str, str]
-"""Benchmark, and `greedy` or `avg@N`."""
+PROTOCOL = ("protocol", "engine", "max_tokens", "system_prompt", "give_title", "temperature")
+"""How a model is asked, as the keys of a configuration."""
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """An evaluation to compare: the name of its folder, and its results, also by column."""
+class Contender:
+    """One side of a comparison: the results in a folder, under its name."""
 
     label: str
-    results: Mapping[str, Any]
-    columns: Mapping[Column, Mapping[str, Any]]
+    results: Results
 
 
 def compare(folders: Sequence[Path], *, plot: Path | None = None, paper: bool = False) -> None:
@@ -41,7 +40,7 @@ def compare(folders: Sequence[Path], *, plot: Path | None = None, paper: bool = 
         raise UserError("give at least two folders of `srl evaluate`, or one and --paper")
     if plot and plot.suffix not in PLOTS:
         raise UserError(f"--plot {plot}: expected a file that ends in {', '.join(PLOTS)}")
-    evaluations = [read_evaluation(folder) for folder in folders]
+    evaluations = [read_contender(folder) for folder in folders]
     check_same_problems(evaluations)
     console = Console(width=None if Console().is_terminal else 160)
     console.print(score_table(evaluations))
@@ -57,73 +56,71 @@ def compare(folders: Sequence[Path], *, plot: Path | None = None, paper: bool = 
         print(f"wrote {plot}")
 
 
-def read_evaluation(folder: Path) -> Evaluation:
-    """Read the results that `srl evaluate` left in a folder."""
-    results = read_results(folder)
-    columns = {(item["benchmark"], item["column"]): item for item in results["columns"]}
-    return Evaluation(folder.resolve().name, results, columns)
+def read_contender(folder: Path) -> Contender:
+    """The results in a folder of `srl evaluate`."""
+    return Contender(folder.resolve().name, read_results(folder))
 
 
-def check_same_problems(evaluations: Sequence[Evaluation]) -> None:
-    """Raise a `UserError` if a benchmark is not the same problems in all evaluations: pairs would mean nothing."""
+def check_same_problems(evaluations: Sequence[Contender]) -> None:
+    """Refuse to pair answers to different questions."""
     first = evaluations[0]
     for other in evaluations[1:]:
-        ours, theirs = (item.results["config"]["benchmarks"] for item in (first, other))
+        ours, theirs = (item.results.config.benchmarks for item in (first, other))
         for name in ours.keys() & theirs.keys():
-            if ours[name]["sha256"] != theirs[name]["sha256"]:
+            if ours[name].sha256 != theirs[name].sha256:
                 raise UserError(
-                    f"{name}: {first.label} has it from {ours[name]['source']} and {other.label} from "
-                    f"{theirs[name]['source']}, and the problems or answers differ"
+                    f"{name}: {first.label} has it from {ours[name].source} and {other.label} from "
+                    f"{theirs[name].source}, and the problems or answers differ"
                 )
-        if not first.columns.keys() & other.columns.keys():
+        if not first.results.by_name.keys() & other.results.by_name.keys():
             raise UserError(f"{first.label} and {other.label} have no column in common")
 
 
-def protocol_differences(evaluations: Sequence[Evaluation]) -> list[str]:
+def protocol_differences(evaluations: Sequence[Contender]) -> list[str]:
     """What besides the model differs from the first evaluation, for then the scores do not compare models alone."""
     first = evaluations[0]
     lines = []
     for other in evaluations[1:]:
-        ours, theirs = first.results["config"], other.results["config"]
-        for key in ("protocol", "engine", "max_tokens", "system_prompt", "give_title", "temperature"):
-            if ours.get(key) != theirs.get(key):
-                asked, otherwise = ours.get(key), theirs.get(key)
-                lines.append(f"note: {key} is {asked!r} in {first.label} and {otherwise!r} in {other.label}")
+        ours, theirs = first.results.config, other.results.config
+        for key in ours.differences(theirs):
+            if key in PROTOCOL:
+                one, another = getattr(ours, key), getattr(theirs, key)
+                lines.append(f"note: {key} is {one!r} in {first.label} and {another!r} in {other.label}")
     return lines
 
 
-def score_table(evaluations: Sequence[Evaluation]) -> Table:
+def score_table(evaluations: Sequence[Contender]) -> Table:
     """Scores and 95% intervals; the average is over the columns that all have."""
     title = "score, 95% interval, share of truncated answers"
     table = Table("", *(item.label for item in evaluations), title=title, title_justify="left")
-    for key in _all_columns(evaluations):
-        cells = [_cell(item.columns.get(key)) for item in evaluations]
-        table.add_row(f"{key[0]} {key[1]}", *cells)
-    common = [key for key in _all_columns(evaluations) if all(key in item.columns for item in evaluations)]
+    names = _all_columns(evaluations)
+    for name in names:
+        table.add_row(" ".join(name), *(_cell(item.results.by_name.get(name)) for item in evaluations))
+    common = [name for name in names if all(name in item.results.by_name for item in evaluations)]
     averages = [_average(item, common) for item in evaluations]
     table.add_row(f"average of {len(common)}", *averages)
     return table
 
 
-def _cell(item: Mapping[str, Any] | None) -> str:
-    if item is None:
+def _cell(column: Column | None) -> str:
+    if column is None:
         return "–"
-    return f"{percent(item['score'])} {interval(item['interval'])} {percent(item['truncated'])}"
+    return f"{percent(column.score)} {interval(column.interval)} {percent(column.truncated)}"
 
 
-def _average(evaluation: Evaluation, columns: Sequence[Column]) -> str:
+def _average(contender: Contender, names: Sequence[ColumnName]) -> str:
     by_benchmark: dict[str, list[Sequence[float]]] = {}
-    for benchmark, column in columns:
-        by_benchmark.setdefault(benchmark, []).append(evaluation.columns[benchmark, column]["scores"])
+    for name in names:
+        by_benchmark.setdefault(name[0], []).append(contender.results.by_name[name].scores)
     estimate = mean_of_columns(list(by_benchmark.values()))
-    return f"{percent(estimate.value)} {interval([estimate.low, estimate.high])}"
+    return f"{percent(estimate.value)} {interval((estimate.low, estimate.high))}"
 
 
-def _all_columns(evaluations: Sequence[Evaluation]) -> list[Column]:
-    return list(dict.fromkeys(key for item in evaluations for key in item.columns))
+def _all_columns(evaluations: Sequence[Contender]) -> list[ColumnName]:
+    return list(dict.fromkeys(name for item in evaluations for name in item.results.by_name))
 
 
-def difference_table(before: Evaluation, after: Evaluation) -> Table:
+def difference_table(before: Contender, after: Contender) -> Table:
     """Paired over problems: the difference with its bootstrap interval; McNemar's exact test for greedy columns."""
     table = Table(
         "",
@@ -135,19 +132,19 @@ def difference_table(before: Evaluation, after: Evaluation) -> Table:
         title=f"{after.label} − {before.label}, paired by problem",
         title_justify="left",
     )
-    for key in before.columns:
-        if key not in after.columns:
+    for name, column in before.results.by_name.items():
+        if name not in after.results.by_name:
             continue
-        a, b = before.columns[key]["scores"], after.columns[key]["scores"]
+        a, b = column.scores, after.results.by_name[name].scores
         difference = paired_difference(a, b)
         won, lost = (sum(y > x for x, y in zip(a, b, strict=True)), sum(y < x for x, y in zip(a, b, strict=True)))
         table.add_row(
-            f"{key[0]} {key[1]} ({len(a)})",
+            f"{' '.join(name)} ({len(a)})",
             f"{100 * difference.value:+.1f}",
-            interval([difference.low, difference.high]),
+            interval((difference.low, difference.high)),
             f"{won} / {lost}",
-            f"{mcnemar(a, b):.2f}" if key[1] == "greedy" else "",
-            _floor(len(a), key[1]),
+            f"{mcnemar(a, b):.2f}" if column.column == "greedy" else "",
+            _floor(len(a), column.column),
         )
     return table
 
@@ -160,11 +157,11 @@ def _floor(n_problems: int, column: str) -> str:
 
 
 def read_paper() -> dict[str, Any]:
-    """Read paper.toml: the scores of the paper's tables, in percent."""
+    """The paper's tables, in percent."""
     return tomllib.loads((resources.files("srl") / "evaluation" / "paper.toml").read_text(encoding="utf-8"))
 
 
-def paper_table(evaluations: Sequence[Evaluation]) -> Table:
+def paper_table(evaluations: Sequence[Contender]) -> Table:
     """The paper's tables, one section each, and our evaluations below."""
     paper = read_paper()
     columns = [(item["benchmark"], item["column"]) for item in paper["columns"]]
@@ -178,16 +175,16 @@ def paper_table(evaluations: Sequence[Evaluation]) -> Table:
         table.add_section()
     table.add_row("here", style="bold")
     for evaluation in evaluations:
-        ours = evaluation.columns
-        scores = [ours[column]["score"] for column in columns if column in ours]
+        ours = evaluation.results.by_name
+        scores = [ours[column].score for column in columns if column in ours]
         average = percent(sum(scores) / len(scores)) if len(scores) == len(columns) else "–"
-        cells = [percent(ours[column]["score"]) if column in ours else "–" for column in columns]
+        cells = [percent(ours[column].score) if column in ours else "–" for column in columns]
         table.add_row(evaluation.label, *cells, average)
     return table
 
 
-def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """Plot scores with their 95% intervals to a file, grouped by column."""
+def draw(evaluations: Sequence[Contender], path: Path) -> None:
+    """Scores with their intervals, a group per column."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -197,12 +194,13 @@ def draw(evaluations: Sequence[Evaluation], path: Path) -> None:
     columns = _all_columns(evaluations)
     figure, axes = pyplot.subplots(figsize=(2 + 1.3 * len(columns), 4), layout="constrained")
     for place, evaluation in enumerate(evaluations):
-        items = [(x, evaluation.columns[key]) for x, key in enumerate(columns) if key in evaluation.columns]
+        ours = evaluation.results.by_name
+        items = [(x, ours[name]) for x, name in enumerate(columns) if name in ours]
         offset = 0.6 * ((place + 0.5) / len(evaluations) - 0.5)
-        scores = [100 * item["score"] for _, item in items]
+        scores = [100 * item.score for _, item in items]
         errors = [
-            [score - 100 * item["interval"][0] for score, (_, item) in zip(scores, items, strict=True)],
-            [100 * item["interval"][1] - score for score, (_, item) in zip(scores, items, strict=True)],
+            [score - 100 * item.interval[0] for score, (_, item) in zip(scores, items, strict=True)],
+            [100 * item.interval[1] - score for score, (_, item) in zip(scores, items, strict=True)],
         ]
         axes.errorbar([x + offset for x, _ in items], scores, errors, fmt="o", capsize=3, label=evaluation.label)
     axes.set_xticks(range(len(columns)), [f"{benchmark}\n{column}" for benchmark, column in columns])

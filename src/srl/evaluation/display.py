@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from srl.evaluation.results import Key, Tally
+from srl.evaluation.samples import Tallies
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
 class Display:
-    """A running count of samples and of right answers, per benchmark and mode."""
+    """Counts samples and right ones, by benchmark and mode."""
 
-    def __init__(self, total: int, done: Mapping[Key, Tally]) -> None:
+    def __init__(self, total: int, done: Tallies) -> None:
         self.total, self.at_start = total, len(done)
         self.n_done, self.last_line = 0, time.monotonic()
         self.counts: dict[tuple[str, str], tuple[int, int]] = {}
@@ -37,8 +36,8 @@ class Display:
         if self.bar:
             self.bar.stop()
 
-    def show(self, judged: Mapping[Key, Tally]) -> None:
-        """Count newly judged samples and redraw."""
+    def show(self, judged: Tallies) -> None:
+        """Add samples that were just judged."""
         self._add(judged)
         for benchmark, _, mode, _ in list(judged)[-1:]:
             right, count = self.counts[benchmark, mode]
@@ -49,7 +48,7 @@ class Display:
                 self.last_line = time.monotonic()
                 print(f"{self.n_done}/{self.total} samples, {text}", flush=True)
 
-    def _add(self, tallies: Mapping[Key, Tally]) -> None:
+    def _add(self, tallies: Tallies) -> None:
         self.n_done += len(tallies)
         for (benchmark, _, mode, _), tally in tallies.items():
             right, count = self.counts.get((benchmark, mode), (0, 0))

@@ -1,82 +1,32 @@
 """`srl evaluate`: ask a model for samples, judge them as they come, and keep every one of them.
 
-    evaluation.json   what decides the samples; a run is resumed only with the same
-    samples.jsonl     one line per sample, written when it is judged
+    evaluation.json   what decides the samples (`config.py`); a run is resumed only with the same
+    samples.jsonl     one line per sample, written when it is judged (`samples.py`, `recorder.py`)
     results.json, model-card.yaml   written at the end (`results.py`)
 
-A sample has a name (benchmark, problem, mode, index) and a seed of its own, made from that name. Batches are cut
-from the whole plan, whatever is already done, so that an interrupted run draws the samples that it would have.
+A sample has a name (benchmark, problem, mode, index) and a seed of its own, made from that name.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from datetime import date
 from pathlib import Path
-from threading import Lock
-from typing import Any, Literal
 
 from srl.engines.endpoint import Endpoint
-from srl.engines.engines import BatchEngine, EngineName, engine_name, load_engine, weights_digest
-from srl.engines.protocols import Attempt, Manner, OneAnswer, ProtocolName, Stepwise, manner_of
+from srl.engines.engines import engine_name, load_engine, weights_digest
+from srl.engines.protocols import manner_of
 from srl.errors import UserError
-from srl.evaluation.benchmarks import LoadedBenchmark, Problem, facts, load_benchmarks, self_check_lines
+from srl.evaluation.ask import ask_endpoint, ask_engine
+from srl.evaluation.benchmarks import LoadedBenchmark, Question, load_benchmarks, self_check_lines
+from srl.evaluation.config import EvaluationConfig, EvaluationOptions, read_config
 from srl.evaluation.display import Display
-from srl.evaluation.results import Key, Tally, write_results
-from srl.files import check_output_folder, clear_folder, locked, write_text
-from srl.rewards.answers import judge, last_box
-from srl.runs.environment import environment
-from srl.runs.folder import resolve_model
-
-Mode = Literal["greedy", "sampled"]
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """How a model is asked: how often, under which protocol, and with which limits."""
-
-    samples: int = 0
-    """Samples per problem at --temperature; their mean is the column avg@N. Skipped for
-    greedy-only benchmarks."""
-    greedy: bool = False
-    """Also ask for one answer per problem at temperature 0. The default if --samples is not given."""
-    temperature: float = 1.0
-    """Temperature of the samples."""
-    protocol: ProtocolName = "answer"
-    """answer: the whole solution at once, as in the paper; stepwise: a thought and a step at a time."""
-    max_tokens: int = 2048
-    """Tokens of one completion (stepwise: of one step); an answer that is cut off is wrong."""
-    max_steps: int = 30
-    """Stepwise: steps after which an attempt is given up."""
-    system_prompt: str | None = None
-    """In place of what the run was trained with, or srl's own; "" leaves the system turn out; `@FILE` reads a file."""
-    give_title: bool | None = None
-    """Stepwise: let the model write each step's title first. By default if its run was trained with titles given."""
-    seed: int = 0
-    """The same seed gives the same samples on the same engine."""
-    engine: EngineName = "auto"
-    """What runs the model in this process; auto: vLLM if it is installed and there is a GPU, otherwise transformers."""
-    batch_size: int = 32
-    """Completions per batch in transformers. Another batch size draws other samples."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One question to the model: a problem, the mode, and which of several samples it is."""
-
-    problem: Problem
-    mode: Mode
-    index: int
-    seed: int
-
-    @property
-    def key(self) -> Key:
-        """Benchmark, problem, mode and index, which name the sample within the run."""
-        return (self.problem.benchmark, self.problem.id, self.mode, self.index)
+from srl.evaluation.recorder import Recorder, open_evaluation
+from srl.evaluation.results import write_results
+from srl.evaluation.samples import Mode, PlannedSample
+from srl.files import locked
+from srl.runs.folder import RunFolder, resolve_model
 
 
 def evaluate(
@@ -96,8 +46,7 @@ def evaluate(
     Raises:
         UserError: model, benchmarks, options or output folder are not as they must be; a server that fails.
     """
-    if options.samples < 0 or options.batch_size < 1 or options.max_tokens < 1 or options.temperature <= 0:
-        raise UserError("--samples must be 0 or more; --batch-size, --max-tokens and --temperature above 0")
+    options.check()
     served = source.startswith(("http://", "https://"))
     if served != (model is not None):
         raise UserError("--model names the model of a server: srl evaluate http://localhost:8000/v1 --model NAME")
@@ -105,32 +54,45 @@ def evaluate(
     loaded = load_benchmarks(benchmarks, benchmark_files)
     plan = make_plan(loaded, options)
     manner = manner_of(source, options.protocol, options.system_prompt, options.give_title)
-    config = {
-        "model": model or source,
-        "weights": None if served else weights_digest(path),
-        **asdict(options),
-        "engine": Endpoint.name if served else engine_name(options.engine),
-        **_asked(manner, options.protocol),
-        "benchmarks": {item.name: dict(facts(item)) for item in loaded},
-    }
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-eval"
+    today = _today(source, folder if resume else None)
+    config = EvaluationConfig.of(
+        options,
+        model=model or source,
+        weights=None if served else weights_digest(path),
+        engine=Endpoint.name if served else engine_name(options.engine),
+        manner=manner,
+        benchmarks={item.name: item.facts for item in loaded},
+        today=today,
+    )
     with locked(folder):
         tallies = open_evaluation(folder, config, resume=resume, overwrite=overwrite)
         print("\n".join([*self_check_lines(loaded), f"asked with {manner.describe(options.protocol)}"]), flush=True)
         with Display(len(plan), tallies) as display:
-            recorder = Recorder(folder, config, tallies, display)
-            missing = [sample for sample in plan if sample.key not in tallies]
+            recorder = Recorder(folder, config.protocol, tallies, display)
+            done = set(tallies)
+            missing = [sample for sample in plan if sample.key not in done]
             if served and missing:
-                endpoint = Endpoint(path, str(model), options.max_tokens)
-                asyncio.run(ask_endpoint(endpoint, missing, recorder, concurrency))
+                endpoint = Endpoint(path, str(model), config.max_tokens)
+                asyncio.run(ask_endpoint(endpoint, missing, config, recorder.record, concurrency))
             elif missing:
-                ask_engine(load_engine(config["engine"], path, options.max_tokens), plan, recorder)
+                engine = load_engine(config.engine, path, config.max_tokens, today=today)
+                ask_engine(engine, plan, done, config, recorder.record)
         write_results(folder, tallies)
     return folder
 
 
-def make_plan(loaded: list[LoadedBenchmark], options: EvaluationOptions) -> list[Sample]:
-    """List all samples of a run in the order they are asked: benchmark by benchmark, greedy ones first."""
+def _today(source: str, resumed: Path | None) -> date:
+    """The date in prompts that have one: of the evaluation that goes on, of the model's run, or today's."""
+    record = resumed / "evaluation.json" if resumed else None
+    if record and record.is_file() and (before := read_config(record).today):
+        return date.fromisoformat(before)
+    run = RunFolder(Path(source))
+    return (run.exists and run.recipe.chat.today) or date.today()
+
+
+def make_plan(loaded: list[LoadedBenchmark], options: EvaluationOptions) -> list[PlannedSample]:
+    """Every sample of the run, in order; greedy ones first within a benchmark."""
     plan = []
     for item in loaded:
         modes: dict[Mode, int] = {"greedy": int(options.greedy or not options.samples)}
@@ -138,163 +100,11 @@ def make_plan(loaded: list[LoadedBenchmark], options: EvaluationOptions) -> list
         if not any(modes.values()):
             raise UserError(f"{item.name} is read greedily only; add --greedy")
         for mode, count in modes.items():
-            for problem in item.problems:
-                plan += [Sample(problem, mode, i, _seed(options.seed, problem, mode, i)) for i in range(count)]
+            for question in item.questions:
+                plan += [PlannedSample(question, mode, i, _seed(options.seed, question, mode, i)) for i in range(count)]
     return plan
 
 
-def _seed(seed: int, problem: Problem, mode: Mode, index: int) -> int:
-    name = f"{seed}/{problem.benchmark}/{problem.id}/{mode}/{index}"
+def _seed(seed: int, question: Question, mode: Mode, index: int) -> int:
+    name = f"{seed}/{question.benchmark}/{question.id}/{mode}/{index}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1  # servers take 31 bits
-
-
-def _asked(manner: Manner, protocol: ProtocolName) -> dict[str, Any]:
-    """The manner as far as the protocol uses it."""
-    if protocol == "answer":
-        return {"system_prompt": manner.answer, "give_title": None}
-    return {"system_prompt": manner.step, "give_title": manner.give_title, "answer_system_prompt": manner.answer}
-
-
-def open_evaluation(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> dict[Key, Tally]:
-    """Prepare the output folder, and return the samples that an interrupted run has left there.
-
-    Raises:
-        UserError: the folder is not empty and neither flag is given; it is no evaluation; another configuration.
-    """
-    record = folder / "evaluation.json"
-    if resume and record.is_file():
-        before = json.loads(record.read_text())["config"]
-        differing = [key for key in config if config[key] != before.get(key)]
-        if differing:
-            raise UserError(f"{folder}: cannot resume another evaluation; differs in {', '.join(differing)}")
-        return {key_of(line): Tally.of(line) for line in read_samples(folder, repair=True)}
-    check_output_folder(
-        folder, overwrite=overwrite, marker="evaluation.json", remedies="--resume it, or --overwrite it"
-    )
-    clear_folder(folder)
-    write_text(record, json.dumps({"config": config, **environment()}, indent=2) + "\n")
-    return {}
-
-
-def key_of(line: dict[str, Any]) -> Key:
-    """The name of the sample in a line of samples.jsonl."""
-    return (line["benchmark"], line["problem_id"], line["mode"], line["index"])
-
-
-def read_samples(folder: Path, *, repair: bool = False) -> Iterator[dict[str, Any]]:
-    """The samples of a folder, one at a time; `repair` takes off the line that a kill cut short."""
-    path = folder / "samples.jsonl"
-    whole = 0
-    if path.is_file():
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    raise UserError(f"{path}:{number}: broken JSON; take the line out and --resume") from None
-                whole += len(line)
-        if repair and whole < path.stat().st_size:
-            with path.open("rb+") as file:
-                file.truncate(whole)
-
-
-class Recorder:
-    """Judges attempts that have ended, and writes each down at once. Safe to call from threads."""
-
-    def __init__(self, folder: Path, config: dict[str, Any], tallies: dict[Key, Tally], display: Display) -> None:
-        self.path, self.config, self.tallies, self.display = folder / "samples.jsonl", config, tallies, display
-        self.lock = Lock()
-
-    def attempt(self, sample: Sample) -> Attempt:
-        """Begin a sample under the run's protocol."""
-        if self.config["protocol"] == "answer":
-            return OneAnswer(sample.problem.text, self.config["system_prompt"])
-        asked = self.config
-        manner = Manner(asked["system_prompt"], asked["answer_system_prompt"], asked["give_title"])
-        return Stepwise(sample.problem.text, manner, asked["max_steps"])
-
-    def temperature(self, sample: Sample) -> float:
-        """The temperature of a sample: 0 (greedy) or the run's."""
-        return float(self.config["temperature"]) if sample.mode == "sampled" else 0.0
-
-    def record(self, ended: list[tuple[Sample, Attempt]]) -> None:
-        """Judge and write what is not yet written; each line is whole or, after a kill, recognisably not."""
-        new = [(sample, attempt) for sample, attempt in ended if sample.key not in self.tallies]
-        pairs = [(attempt.solution, answer) for sample, attempt in new for answer in sample.problem.answers]
-        verdicts = iter(judge([solution for solution, _ in pairs], [answer for _, answer in pairs]))
-        lines = []
-        for sample, attempt in new:
-            found = [next(verdicts) for _ in sample.problem.answers]
-            best = max(found, key=lambda verdict: verdict.correct)
-            lines.append(self._line(sample, attempt, best._asdict()))
-        with self.lock, self.path.open("a", encoding="utf-8", errors="backslashreplace") as out:
-            for line in lines:
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
-                out.flush()
-                self.tallies[key_of(line)] = Tally.of(line)
-            self.display.show({key_of(line): self.tallies[key_of(line)] for line in lines})
-
-    def _line(self, sample: Sample, attempt: Attempt, verdict: dict[str, Any]) -> dict[str, Any]:
-        tokens = [reply.tokens for reply in attempt.replies]
-        return {
-            "benchmark": sample.problem.benchmark,
-            "problem_id": sample.problem.id,
-            "protocol": self.config["protocol"],
-            "mode": sample.mode,
-            "index": sample.index,
-            "seed": sample.seed,
-            "problem": sample.problem.text,
-            "known_answers": list(sample.problem.answers),
-            "completions": [reply.text for reply in attempt.replies],
-            "end": attempt.end,
-            "boxed": last_box(attempt.solution) is not None,
-            **verdict,
-            "tokens": sum(token for token in tokens if token is not None) if None not in tokens else None,
-        }
-
-
-def ask_engine(engine: BatchEngine, plan: list[Sample], recorder: Recorder) -> None:
-    """Batches of the whole plan, leaving out those with nothing missing."""
-    size = recorder.config["batch_size"] if engine.name == "transformers" else 1024  # vLLM batches by itself
-    for _, same_mode in groupby(plan, key=lambda sample: (sample.problem.benchmark, sample.mode)):
-        samples = list(same_mode)
-        for start in range(0, len(samples), size):
-            batch = samples[start : start + size]
-            if any(sample.key not in recorder.tallies for sample in batch):
-                recorder.record(_complete(engine, batch, recorder))
-
-
-def _complete(engine: BatchEngine, batch: list[Sample], recorder: Recorder) -> list[tuple[Sample, Attempt]]:
-    attempts = [(sample, recorder.attempt(sample)) for sample in batch]
-    while going := [(sample, attempt) for sample, attempt in attempts if attempt.end is None]:
-        replies = engine.generate(
-            [attempt.prompt for _, attempt in going],
-            [sample.seed + len(attempt.replies) for sample, attempt in going],
-            recorder.temperature(batch[0]),
-        )
-        for (_, attempt), reply in zip(going, replies, strict=True):
-            attempt.take(reply)
-    return attempts
-
-
-async def ask_endpoint(endpoint: Endpoint, missing: list[Sample], recorder: Recorder, concurrency: int) -> None:
-    """Up to `concurrency` samples at a time; the first failure ends the others, what was judged is written."""
-    await endpoint.check()
-    samples = iter(missing)
-
-    async def work() -> None:
-        for sample in samples:
-            attempt = recorder.attempt(sample)
-            while attempt.end is None:
-                seed = sample.seed + len(attempt.replies)
-                attempt.take(await endpoint.complete(attempt.prompt, seed, recorder.temperature(sample)))
-            await asyncio.to_thread(recorder.record, [(sample, attempt)])
-
-    try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(concurrency):
-                workers.create_task(work())
-    except* UserError as failures:
-        raise failures.exceptions[0] from None

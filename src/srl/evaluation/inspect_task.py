@@ -23,10 +23,10 @@ from srl.rewards.answers import judge
 
 @task
 def benchmark(name: str, max_tokens: int = 2048) -> Task:
-    """An Inspect task on a benchmark, by name or TOML path, with the paper's prompt."""
-    problems = load_benchmark(name).problems
+    """One of srl's benchmarks, or the path of a benchmark file."""
+    questions = load_benchmark(name).questions
     return Task(
-        dataset=MemoryDataset([Sample(id=p.id, input=p.text, target=list(p.answers)) for p in problems], name=name),
+        dataset=MemoryDataset([Sample(id=q.id, input=q.text, target=list(q.answers)) for q in questions], name=name),
         # `{}` would be a place to fill in, as in \boxed{}.
         solver=[system_message(ANSWER_SYSTEM_PROMPT.replace("{", "{{").replace("}", "}}")), generate()],
         scorer=equality(),
@@ -36,7 +36,7 @@ def benchmark(name: str, max_tokens: int = 2048) -> Task:
 
 @scorer(metrics=[accuracy(), stderr()])
 def equality() -> Scorer:
-    """A scorer that agrees with `srl evaluate`: a completion that was cut off is wrong."""
+    """What `srl evaluate` finds right; a completion that is cut off is wrong."""
 
     async def score(state: TaskState, target: Target) -> Score:
         stopped = state.output.stop_reason == "stop"

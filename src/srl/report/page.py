@@ -34,7 +34,7 @@ SCRIPTS = ("dom.js", "matching.js", "store.js", "tables.js", "curves.js", "rollo
 CHUNK_NAME = re.compile(r"[0-9a-f]{16}\.js")
 
 
-class Report(NamedTuple):
+class Page(NamedTuple):
     """What a page is made of."""
 
     data: dict[str, Any]
@@ -89,7 +89,7 @@ def check_out(out: Path) -> None:
         raise UserError(f"{beside}: needed for rollouts, and holds other things; choose another --out")
 
 
-def _keep_writing(folders: Sequence[Path], out: Path) -> Report:
+def _keep_writing(folders: Sequence[Path], out: Path) -> Page:
     try:
         report, seen = collect(folders), None
         while not report.is_finished:
@@ -110,8 +110,8 @@ def _modified(folders: Sequence[Path]) -> list[int]:
     return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
 
 
-def collect(folders: Sequence[Path]) -> Report:
-    """Read all folders, and join their runs, results and rollouts into one report."""
+def collect(folders: Sequence[Path]) -> Page:
+    """Read all folders, and join their runs, results and rollouts into one page."""
     names = dict(zip(folders, labels(folders), strict=True))
     runs = [read_run(folder, names[folder]) for folder in folders if is_run(folder)]
     evaluations = [read_evaluation(folder, names[folder]) for folder in folders if is_evaluation(folder)]
@@ -127,7 +127,7 @@ def collect(folders: Sequence[Path]) -> Report:
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "srl": __version__,
     }
-    return Report(data, inlined, chunks, all(run.is_finished for run in runs))
+    return Page(data, inlined, chunks, all(run.is_finished for run in runs))
 
 
 def _with_rollouts(run: Run, inlined: list[Chunk], chunks: list[Chunk]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def labels(folders: Sequence[Path]) -> list[str]:
 # --- writing ------------------------------------------------------------------------------------------
 
 
-def _write_page(report: Report, out: Path, *, live: bool) -> None:
+def _write_page(report: Page, out: Path, *, live: bool) -> None:
     """The page last, so that it never names a chunk that is not there; then what only the old page needed."""
     data = {**report.data, "live": SECONDS_BETWEEN_LOOKS if live else None, "beside": None}
     page = render(data, [*report.inlined, *report.chunks])

@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable
 from datetime import date
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -226,7 +226,7 @@ def read_recipe(path: Path) -> Recipe:
         UserError: no such file or name, broken TOML, a misspelt key (with a suggestion), a wrong value.
     """
     text = own_or_given(path, resources.files("srl") / "builtin" / "recipes", "recipe")
-    return from_toml(Recipe, text, str(path), _explain)
+    return from_toml(Recipe, text, str(path))
 
 
 def own_or_given(path: Path, folder: Traversable, kind: str) -> str:
@@ -248,11 +248,11 @@ def own_or_given(path: Path, folder: Traversable, kind: str) -> str:
     raise UserError(f"{path}: no such {kind} file; or one of srl's own: {', '.join(names)}")
 
 
-def from_toml(model: type[Read], text: str, name: str, explain: Callable[[ValidationError], str]) -> Read:
-    """Read TOML as a model.
+def from_toml(model: type[Read], text: str, name: str) -> Read:
+    """Read TOML as a model: recipes, experiments and benchmarks alike.
 
     Raises:
-        UserError: broken TOML, or what `explain` says of a key or value.
+        UserError: broken TOML, an unknown key (with the one that was meant), a missing key, a wrong value.
     """
     if LONG_KEY.search(text):
         raise UserError(f"{name}: a key of over {MAX_TOML_DEPTH} parts; no recipe or experiment needs that")
@@ -266,10 +266,15 @@ def from_toml(model: type[Read], text: str, name: str, explain: Callable[[Valida
         raise UserError(f"{name}: not valid TOML: {str(error).split(';')[0]}") from None
     if _is_deeper(values, MAX_TOML_DEPTH):
         raise UserError(f"{name}: tables nested more than {MAX_TOML_DEPTH} deep; no recipe or experiment needs that")
+    return from_values(model, values, name)
+
+
+def from_values(model: type[Read], values: dict[str, Any], name: str) -> Read:
+    """The same for values that have been read; `name` says whose they are."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{name}: {explain(error)}") from None
+        raise UserError(f"{name}: {_explain(model, error)}") from None
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
@@ -278,15 +283,41 @@ def _is_deeper(value: Any, depth: int) -> bool:
     return any(depth == 0 or _is_deeper(one, depth - 1) for one in inner)
 
 
-def _explain(error: ValidationError) -> str:
-    """The first problem of a recipe, in one line."""
-    problem = error.errors()[0]
-    key = ".".join(map(str, problem["loc"]))
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    """The first problem in one line; a misspelt key comes before the missing one that it stands for."""
+    problems = error.errors()
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    place = problem["loc"]
+    key = ".".join(map(str, place))
     if problem["type"] == "extra_forbidden":
-        return f"unknown key `{key}`{suggest(str(problem['loc'][-1]), _keys(Recipe))}"
+        return f"unknown key `{key}`{_meant(model, place)}"
     if problem["type"] == "missing":
         return f"missing key `{key}`"
+    if problem["type"] == "value_error":  # raised by a check of ours, which says all
+        return (f"`{key}`: " if key else "") + str(problem["ctx"]["error"])
     return f"`{key:.200}`: {problem['msg']}, found {problem['input']!r:.200}"
+
+
+def _meant(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """The key that was meant: one of the same table with a similar name, or one of that name in another table."""
+    table: Any = model
+    for part in place[:-1]:
+        table = _within(table, part)
+    name = str(place[-1])
+    elsewhere = [key for key in _keys(model) if key.endswith(f".{name}")]
+    return suggest(name, list(table.model_fields)) or (f"; did you mean `{elsewhere[0]}`?" if elsewhere else "")
+
+
+def _within(table: Any, part: int | str) -> Any:
+    """What stands at `part` of a table; of a `dict[str, Model]` or `tuple[Model, ...]` its model."""
+    if not _is_model(table):
+        return next(kind for kind in get_args(table) if _is_model(kind))
+    kind = table.model_fields[str(part)].annotation
+    return _within(kind, part) if isinstance(kind, UnionType) else kind
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -296,11 +327,13 @@ def suggest(name: str, known: list[str]) -> str:
 
 
 def _keys(table: type[BaseModel]) -> list[str]:
+    """All keys, those of inner tables as `table.key`."""
     keys = []
     for name, field in table.model_fields.items():
         keys.append(name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation)
+        inner: Any = field.annotation
+        if _is_model(inner):
+            keys += [f"{name}.{key}" for key in _keys(inner)]
     return keys
 
 

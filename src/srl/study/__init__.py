@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int, overwrite: bool = False) -> None:
+def conduct(path: Path, out: Path, *, n_seeds: int, n_jobs: int | None, overwrite: bool = False) -> None:
     """Run, or go on with, an experiment; then write its table, its picture, and a page on the runs of the first seed.
 
     Raises:

@@ -1,7 +1,8 @@
 """An experiment file: which runs there are, and what is compared. TOML; srl's own lie in `srl/builtin/experiments/`.
 
 Stages are recipes of `srl train` with changes. A chain is one stage after another, each starting from the model of
-the one before, the first from the base. An arm is a chain and how its last model is asked.
+the one before, the first from the base. An arm is a chain and how its last model is asked. Data and problems are the
+user's folders and files ([data] and [problems]), or the tiny domain writes them ([domain]).
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from srl.runs.recipe import from_toml, own_or_given, suggest
+from srl.runs.recipe import Recipe, from_toml, from_values, own_or_given, read_recipe, suggest
 
 Chain = tuple[str, ...]
 """The names of stages; none: the base itself."""
+
+DOMAIN_DATA = ("expert", "own-thoughts", "holistic")
+"""The data folders that the tiny domain writes for each seed (`study/domain.py`)."""
+
+DECIDED_BY_THE_EXPERIMENT = ("seed", "output_dir", "model.model_name_or_path", "data.path", "optim.learning_rate")
+"""Keys of a recipe that a stage's `changes` may not set."""
 
 
 class _Table(BaseModel):
@@ -31,13 +38,50 @@ class Domain(_Table):
     test_problems: int = Field(ge=1, description="Asked once.")
 
 
+class Problems(_Table):
+    """The problems that no arm trains on: benchmarks, as `srl evaluate` takes them."""
+
+    validation: str = Field(description="They choose learning rate and checkpoint.")
+    test: str = Field(description="Asked once.")
+    steps: Path | None = Field(
+        None,
+        description="Step rows of `srl steps` that no arm trains on: how every arm takes the expert's single steps.",
+    )
+
+
 class Stage(_Table):
     """One training run."""
 
     recipe: Path = Field(description="A recipe file, or one of srl's own.")
-    data: str = Field(description="The data folder: expert, own-thoughts or holistic (`study/data.py`).")
+    data: str = Field(description="A name of the table [data]; with a [domain] expert, own-thoughts or holistic.")
     learning_rates: tuple[float, ...] = Field(min_length=1, description="To choose from on validation problems.")
     changes: dict[str, Any] = Field({}, description="Tables of the recipe to overwrite, as they stand there.")
+
+    def sets_what_the_experiment_decides(self) -> str | None:
+        """The first key among the changes that is not the stage's to set."""
+        for key in DECIDED_BY_THE_EXPERIMENT:
+            table, _, inner = key.partition(".")
+            changed = self.changes.get(table, {})
+            if table in self.changes and (not inner or (isinstance(changed, dict) and inner in changed)):
+                return key
+        return None
+
+    def as_recipe(self, name: str, *, model: str, data: Path, out: Path, seed: int, learning_rate: float) -> Recipe:
+        """The recipe of this stage, called `name`, with its changes and the places of an experiment.
+
+        Raises:
+            UserError: no such recipe, or changes that it cannot take.
+        """
+        values: dict[str, Any] = read_recipe(self.recipe).model_dump(mode="json")
+        places = {"model": {"model_name_or_path": model}, "data": {"path": str(data)}}
+        decided = {"output_dir": str(out), "seed": seed, "optim": {"learning_rate": learning_rate}, **places}
+        for changes in (self.changes, decided):  # a table is changed key by key
+            for key, change in changes.items():
+                before = values.get(key)
+                if isinstance(before, dict) and isinstance(change, dict):
+                    change = before | change
+                values[key] = change
+        return from_values(Recipe, values, name)
 
 
 class Arm(_Table):
@@ -53,20 +97,48 @@ class Experiment(_Table):
     """An experiment file."""
 
     title: str
-    domain: Domain
     base: str = Field(description="The model that all arms start from, as in a recipe.")
+    data: dict[str, Path] = Field({}, description="Data folders of `srl steps`, by the names that stages use.")
+    problems: Problems | None = None
+    domain: Domain | None = Field(None, description="In place of data and problems.")
     samples: int = Field(0, ge=0, description="Sampled test answers per problem, besides the greedy one.")
-    max_tokens: int = Field(ge=1, description="Of a whole answer; a step may have 40.")
+    max_tokens: int = Field(ge=1, description="Of a whole answer.")
+    max_step_tokens: int = Field(ge=1, description="Of one step, thought included.")
+    max_steps: int = Field(30, ge=1, description="Of an answer that is written step by step.")
+    batch_size: int = Field(32, ge=1, description="Answers at a time; part of what decides samples.")
+    answer_system_prompt: str | None = Field(None, description="Of whole answers; by default the data's.")
+    system_prompt: str | None = Field(None, description="Of steps; by default the data's.")
     stages: dict[str, Stage]
     arms: dict[str, Arm] = Field(min_length=1)
     comparisons: tuple[tuple[str, str], ...] = Field((), description="Pairs of arms: is the first better?")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_tiny_model_needs(cls, values: Any) -> Any:
+        """What the tiny domain's size decides, and its model, which knows one task only and needs no instructions."""
+        if not isinstance(values, dict) or not isinstance(domain := values.get("domain"), dict):
+            return values
+        operations = domain.get("operations", Domain.model_fields["operations"].default)
+        sizes = {"max_step_tokens": 40, "batch_size": 250}
+        if isinstance(operations, int):  # else the table is refused
+            sizes["max_steps"] = operations + 2
+        return sizes | {"answer_system_prompt": "", "system_prompt": ""} | values
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        given = (self.problems is not None, bool(self.data))
+        if (self.domain is None and not all(given)) or (self.domain and any(given)):
+            raise ValueError("expected the tables [data] and [problems], or [domain] in place of both")
+        names = list(self.data or DOMAIN_DATA)
+        for name, stage in self.stages.items():
+            if stage.data not in names:
+                raise ValueError(f"stage {name}: no data `{stage.data}`{suggest(stage.data, names)}")
+            if key := stage.sets_what_the_experiment_decides():
+                raise ValueError(f"stage {name}: the experiment decides `{key}`; take it out of the changes")
         for name, arm in self.arms.items():
-            for stage in arm.stages:
-                if stage not in self.stages:
-                    raise ValueError(f"arm {name}: no stage `{stage}`{suggest(stage, list(self.stages))}")
+            for stage_name in arm.stages:
+                if stage_name not in self.stages:
+                    raise ValueError(f"arm {name}: no stage `{stage_name}`{suggest(stage_name, list(self.stages))}")
         for name in (name for pair in self.comparisons for name in pair):
             if name not in self.arms:
                 raise ValueError(f"comparisons: no arm `{name}`{suggest(name, list(self.arms))}")
@@ -81,13 +153,10 @@ def read_experiment(path: Path) -> Experiment:
     """Read an experiment file; a bare name such as `paper-tiny` means one that comes with srl.
 
     Raises:
-        UserError: no such file or name, broken TOML, an unknown key or a wrong value.
+        UserError: no such file or name, broken TOML, an unknown key or a wrong value, here or in a stage's changes.
     """
     text = own_or_given(path, resources.files("srl") / "builtin" / "experiments", "experiment")
-    return from_toml(Experiment, text, str(path), _explain)
-
-
-def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    where = ".".join(map(str, problem["loc"])) or "experiment"
-    return f"`{where}`: {problem['msg']}"
+    experiment = from_toml(Experiment, text, str(path))
+    for name, stage in experiment.stages.items():
+        stage.as_recipe(f"{path}: stage {name}", model="", data=Path(), out=Path(), seed=0, learning_rate=1.0)
+    return experiment

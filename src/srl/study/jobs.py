@@ -1,9 +1,9 @@
 """The runs of an experiment, each a job by itself: training, the choice of a checkpoint, the test.
 
 OUT/experiment.json       the experiment, versions, commit, command
-OUT/problems/             validation and test problems (`srl evaluate` reads them)
+OUT/problems/             of the tiny domain: validation and test problems, as a user would give them
 OUT/base/                 the test of the model that all arms start from
-OUT/seed-K/data/          what this seed trains on
+OUT/seed-K/data/          of the tiny domain: what this seed trains on
 OUT/seed-K/CHAIN/         run/ as `srl train` leaves it, with the checkpoint that was chosen; validation/;
                           test-answer-T1/, test-stepwise/ (`srl evaluate`); done.json: what the table needs
 OUT/tuning/CHAIN@RATE/    the same with a seed of its own, without test: only to choose learning rates
@@ -23,13 +23,12 @@ from typing import Any
 from srl.engines.protocols import ProtocolName
 from srl.files import new_folder, write_text
 from srl.runs.folder import RunFolder, resolve_model
-from srl.runs.recipe import Recipe, read_recipe
-from srl.study.data import read_problems, write_data
-from srl.study.experiment import Chain, Experiment, Stage
+from srl.runs.recipe import Recipe
+from srl.study.domain import read_problems, write_data
+from srl.study.experiment import Chain, Experiment
+from srl.study.material import data_folder, problems_of
 
 TUNING_SEED = 1_000
-STEP_TOKENS = 40
-BATCH_SIZE = 250
 
 
 @dataclass(frozen=True)
@@ -51,24 +50,25 @@ class Group:
         return self.out / self.name
 
     @property
-    def data_seed(self) -> int:
-        """Decides training problems and sampling."""
+    def training_seed(self) -> int:
+        """Decides sampling and the order of the data; in the tiny domain also the training problems."""
         return TUNING_SEED if self.seed is None else self.seed
 
-    def write_data(self) -> None:
-        """Unless it is there."""
-        if not (self.folder / "data").is_dir():
+    def prepare(self) -> None:
+        """Make the group's folder; in the tiny domain write what it trains on, unless it is there."""
+        self.folder.mkdir(exist_ok=True)
+        if self.experiment.domain and not (self.folder / "data").is_dir():
             problems = self.out / "problems"
             reserved = {*read_problems(problems, "validation"), *read_problems(problems, "test")}
             with new_folder(self.folder / "data") as folder:
-                write_data(folder, self.experiment.domain, self.data_seed, reserved)
+                write_data(folder, self.experiment.domain, self.training_seed, reserved)
 
     def jobs(self, chain: Chain) -> list[Job]:
         """The run that ends a chain; when tuning one per learning rate; the base if there is no stage."""
         if not chain:
-            return [Base(self.experiment, self.out)]
+            return [BaseJob(self.experiment, self.out)]
         rates = [None] if self.seed is not None else self.experiment.stages[chain[-1]].learning_rates
-        return [Run(self, chain, rate) for rate in rates]
+        return [TrainingJob(self, chain, rate) for rate in rates]
 
     def finished(self, chain: Chain) -> dict[str, Any]:
         """What done.json says of a chain; when tuning, of its best learning rate, the smallest of equals."""
@@ -87,7 +87,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseJob:
     """The model that all arms start from takes the test too, once for all seeds."""
 
     experiment: Experiment
@@ -111,11 +111,11 @@ class Base:
             done: dict[str, Any] = {"model": self.experiment.base, "tokens": 0, "cpu_seconds": 0.0}
             done |= test(self.experiment, self.out, (), resolve_model(self.experiment.base), self.folder)
         write_text(self.folder / "done.json", json.dumps(done, indent=1) + "\n")
-        return f"{done['steps']['exact']:.1%} of the expert's steps"
+        return f"test {done['test']:.1%}"
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingJob:
     """The last stage of a chain, from training to the test."""
 
     group: Group
@@ -145,14 +145,11 @@ class Run:
         from srl.training.train import train
 
         shutil.rmtree(self.folder, ignore_errors=True)
-        stage = self.group.experiment.stages[self.chain[-1]]
         before = self.group.finished(self.chain[:-1])
         rate = self.tuned or self.group.learning_rate(self.chain)
         with _log(self.folder):
-            data, run = self.group.folder / "data" / stage.data, self.folder / "run"
-            recipe = _recipe(stage, before["model"], data, run, self.group.data_seed, rate)
             cpu = time.process_time()
-            train(recipe)
+            train(self.recipe(before["model"], rate))
             cpu = time.process_time() - cpu
             model, solved = self._choose_checkpoint()
             done = {
@@ -160,7 +157,7 @@ class Run:
                 "learning_rate": rate,
                 "validation": max(solved.values()),
                 "checkpoints": solved,
-                "tokens": before["tokens"] + _tokens(run),
+                "tokens": before["tokens"] + _tokens(self.folder / "run"),
                 "cpu_seconds": cpu + before["cpu_seconds"] * (len(self.chain) > 1),
             }
             if self.tuned is None and self.group.experiment.is_arm(self.chain):
@@ -168,13 +165,29 @@ class Run:
         write_text(self.folder / "done.json", json.dumps(done, indent=1) + "\n")
         return f"validation {done['validation']:.1%} at {model.name}, {cpu:.0f} CPU s"
 
+    def recipe(self, model: str, learning_rate: float) -> Recipe:
+        """What to train, from `model`."""
+        stage = self.group.experiment.stages[self.chain[-1]]
+        return stage.as_recipe(
+            self.name,
+            model=model,
+            data=data_folder(self.group.experiment, stage.data, self.group.folder),
+            out=self.folder / "run",
+            seed=self.group.training_seed,
+            learning_rate=learning_rate,
+        )
+
     def _choose_checkpoint(self) -> tuple[Path, dict[str, float]]:
-        """The checkpoint that solves most validation problems, the earliest of equals; the others are deleted."""
-        folder, problems = self.folder / "validation", self.group.out / "problems/validation.toml"
-        found = (self.folder / "run").glob("checkpoint-*")
-        checkpoints = sorted(found, key=lambda path: int(path.name.split("-")[1]))
+        """The checkpoint that solves most validation problems, the earliest of equals; the others are deleted.
+
+        Where there are none that are whole models (LoRA, or a recipe that saves none) it is the run's model/.
+        """
+        experiment, run = self.group.experiment, self.folder / "run"
+        found = (path.parent for path in run.glob("checkpoint-*/config.json"))
+        checkpoints = sorted(found, key=lambda path: int(path.name.split("-")[1])) or [run / "model"]
+        problems = problems_of(experiment, self.group.out).validation
         solved = {
-            path.name: _evaluate(self.group.experiment, str(path), folder / path.name, problems, "answer")
+            path.name: _evaluate(experiment, str(path), self.folder / "validation" / path.name, problems, "answer")
             for path in checkpoints
         }
         best = max(checkpoints, key=lambda path: solved[path.name])
@@ -189,7 +202,7 @@ def _tokens(run: Path) -> int:
     return int(max(line.get("num_tokens", 0) for line in RunFolder(run).metrics))
 
 
-Job = Base | Run
+Job = BaseJob | TrainingJob
 
 
 def is_done(job: Job) -> bool:
@@ -197,38 +210,33 @@ def is_done(job: Job) -> bool:
     return (job.folder / "done.json").is_file()
 
 
-def _recipe(stage: Stage, model: str, data: Path, out: Path, seed: int, learning_rate: float) -> Recipe:
-    """The recipe of a stage with its changes, and the places of this experiment."""
-    values = read_recipe(stage.recipe).model_dump(mode="json")
-    places = {"model": {"model_name_or_path": model}, "data": {"path": str(data)}}
-    for tables in (stage.changes, places, {"optim": {"learning_rate": learning_rate}}):
-        for name, table in tables.items():
-            values[name] = {**values[name], **table}
-    return Recipe.model_validate({**values, "output_dir": str(out), "seed": seed})
-
-
 def test(experiment: Experiment, out: Path, chain: Chain, model: str, folder: Path) -> dict[str, Any]:
     """Ask the test problems once, in both protocols, at every temperature that the arms of this chain want."""
     from srl.study.step_scores import step_scores
 
-    problems = out / "problems/test.toml"
+    problems = problems_of(experiment, out)
     for at in {arm.temperature for arm in experiment.arms.values() if arm.stages == chain}:
-        _evaluate(experiment, model, folder / f"test-answer-T{at:g}", problems, "answer", experiment.samples, at)
-    _evaluate(experiment, model, folder / "test-stepwise", problems, "stepwise")
-    return {"steps": step_scores(model, read_problems(problems.parent, "test"), STEP_TOKENS, BATCH_SIZE)}
+        answers = folder / f"test-answer-T{at:g}"
+        solved = _evaluate(experiment, model, answers, problems.test, "answer", experiment.samples, at)
+    _evaluate(experiment, model, folder / "test-stepwise", problems.test, "stepwise")
+    done: dict[str, Any] = {"test": solved}
+    if problems.steps:
+        done["steps"] = step_scores(model, problems.steps, experiment.max_step_tokens, experiment.batch_size)
+    return done
 
 
 def _evaluate(
     experiment: Experiment,
     model: str,
     out: Path,
-    problems: Path,
+    problems: str,
     protocol: ProtocolName,
     samples: int = 0,
     temperature: float = 1.0,
 ) -> float:
     """`srl evaluate`; the share of problems solved greedily."""
-    from srl.evaluation.evaluate import EvaluationOptions, evaluate
+    from srl.evaluation.config import EvaluationOptions
+    from srl.evaluation.evaluate import evaluate
     from srl.evaluation.results import read_results
 
     options = EvaluationOptions(
@@ -236,14 +244,14 @@ def _evaluate(
         greedy=True,
         temperature=temperature,
         protocol=protocol,
-        max_tokens=experiment.max_tokens if protocol == "answer" else STEP_TOKENS,
-        max_steps=experiment.domain.operations + 2,
-        system_prompt="",
+        max_tokens=experiment.max_tokens if protocol == "answer" else experiment.max_step_tokens,
+        max_steps=experiment.max_steps,
+        system_prompt=experiment.answer_system_prompt if protocol == "answer" else experiment.system_prompt,
         engine="transformers",
-        batch_size=BATCH_SIZE,
+        batch_size=experiment.batch_size,
     )
-    evaluate(model, out, str(problems), options)
-    return float(read_results(out)["columns"][0]["score"])
+    evaluate(model, out, problems, options)
+    return read_results(out).columns[0].score
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from itertools import count, takewhile
 from pathlib import Path
@@ -18,7 +17,7 @@ from srl.files import write_text
 from srl.study.experiment import Arm, Experiment
 from srl.study.jobs import Group
 
-Scores = list[list[float]]
+Scores = list[tuple[float, ...]]
 """(seeds, problems): 0 or 1, or the share of samples that were right."""
 
 
@@ -30,7 +29,7 @@ def write_experiment_results(experiment: Experiment, out: Path) -> dict[str, Any
     comparisons = [_comparison(arms, better, than) for better, than in pairs]
     record = json.loads((out / "experiment.json").read_text())
     results = {**record, "arms": arms, "comparisons": comparisons}
-    write_text(out / "results.json", json.dumps(results, separators=(",", ":")).replace('},"', '},\n"') + "\n")
+    write_text(out / "results.json", laid_out(results, depth=2) + "\n")
     tables = [arms_table(arms), *([comparisons_table(arms, comparisons)] if comparisons else [])]
     write_text(out / "table.md", "\n".join(map(_markdown, tables)))
     draw(arms, out / "results.svg")
@@ -38,6 +37,20 @@ def write_experiment_results(experiment: Experiment, out: Path) -> dict[str, Any
     for table in tables:
         console.print(table)
     return results
+
+
+def laid_out(value: Any, depth: int) -> str:
+    """JSON with a line for each entry of the outermost `depth` objects, and everything within in that line.
+
+    >>> print(laid_out({"a": {"b": [1, 2]}, "c": {}}, depth=1))
+    {
+    "a":{"b":[1,2]},
+    "c":{}
+    }
+    """
+    if not depth or not isinstance(value, dict) or not value:
+        return json.dumps(value, separators=(",", ":"))
+    return "{\n" + ",\n".join(f"{json.dumps(key)}:{laid_out(one, depth - 1)}" for key, one in value.items()) + "\n}"
 
 
 def _arm(experiment: Experiment, arm: Arm, out: Path) -> dict[str, Any]:
@@ -49,28 +62,28 @@ def _arm(experiment: Experiment, arm: Arm, out: Path) -> dict[str, Any]:
     done = [json.loads((folder / "done.json").read_text()) for folder in folders_of_seeds]
     scores = {"greedy": [], "sampled": [], "stepwise": []}  # type: dict[str, Scores]
     for folder in folders_of_seeds:
-        answers = read_results(folder / f"test-answer-T{arm.temperature:g}")["columns"]
-        scores["greedy"].append(answers[0]["scores"])
-        scores["sampled"] += [column["scores"] for column in answers[1:]]
-        scores["stepwise"].append(read_results(folder / "test-stepwise")["columns"][0]["scores"])
+        answers = read_results(folder / f"test-answer-T{arm.temperature:g}").columns
+        scores["greedy"].append(answers[0].scores)
+        scores["sampled"] += [column.scores for column in answers[1:]]
+        scores["stepwise"].append(read_results(folder / "test-stepwise").columns[0].scores)
     estimates = {name: mean_over_seeds(of_seeds) for name, of_seeds in scores.items() if of_seeds}
     return {
         "title": arm.title,
         "seeds": len(done),
         "learning_rate": next((one["learning_rate"] for one in done if "learning_rate" in one), None),
         "checkpoints": [Path(one["model"]).name for one in done],
-        "tokens": _mean([one["tokens"] for one in done]),
-        "cpu_seconds": _mean([one["cpu_seconds"] for one in done]),
+        "tokens": _mean([one["tokens"] for one in done]) if done else 0,
+        "cpu_seconds": _mean([one["cpu_seconds"] for one in done]) if done else 0.0,
         "validation": [one.get("validation") for one in done],
-        "step_reward": [one["steps"]["reward"] for one in done],
-        "exact_steps": [one["steps"]["exact"] for one in done],
+        "step_reward": [one["steps"]["reward"] for one in done if "steps" in one],
+        "exact_steps": [one["steps"]["exact"] for one in done if "steps" in one],
         **{name: {"mean": e.value, "interval": [e.low, e.high]} for name, e in estimates.items()},
         "scores": scores,
     }
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+    return sum(values) / len(values)
 
 
 def _comparison(arms: dict[str, Any], better: str, than: str) -> dict[str, Any]:
@@ -98,8 +111,8 @@ def arms_table(arms: dict[str, Any]) -> Table:
             arm["title"],
             str(arm["seeds"]),
             *(_cell(arm.get(column)) for column in ("greedy", "sampled", "stepwise")),
-            f"{_mean(arm['step_reward']):.3f}",
-            percent(_mean(arm["exact_steps"])),
+            f"{_mean(arm['step_reward']):.3f}" if arm["step_reward"] else "–",
+            percent(_mean(arm["exact_steps"])) if arm["exact_steps"] else "–",
             f"{arm['tokens'] / 1e6:.2f} M",
             f"{arm['cpu_seconds']:.0f}",
             "" if arm["learning_rate"] is None else f"{arm['learning_rate']:g}",

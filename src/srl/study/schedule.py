@@ -18,24 +18,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from srl.errors import UserError
 from srl.files import LOCK, clear_folder, locked, write_text
 from srl.runs.environment import environment
-from srl.study.data import write_problems
+from srl.runs.recipe import from_values
+from srl.study.domain import write_problems
 from srl.study.experiment import Experiment, read_experiment
-from srl.study.jobs import Group, Job, Run, is_done
+from srl.study.jobs import Group, Job, TrainingJob, is_done
+from srl.study.material import check_material, with_system_prompts
 
 
-def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int, overwrite: bool = False) -> Experiment:
-    """Run an experiment, or go on with it.
+def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int | None, overwrite: bool = False) -> Experiment:
+    """Run an experiment, or go on with it; `n_jobs` of None is one per core for the tiny domain, else one.
 
     Raises:
         UserError: a wrong experiment file; `out` is something else, or belongs to another experiment.
     """
-    experiment = read_experiment(path)
+    experiment = with_system_prompts(read_experiment(path))
+    n_cores = os.cpu_count() or 1
+    n_jobs = n_jobs or (n_cores if experiment.domain else 1)
     with locked(out):
         open_experiment(experiment, out, overwrite=overwrite)
         jobs = plan_jobs(experiment, out, n_seeds)
-        for group in {job.group.name: job.group for job in jobs.values() if isinstance(job, Run)}.values():
-            group.write_data()
-        os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, processes lose by them
+        for group in {job.group.name: job.group for job in jobs.values() if isinstance(job, TrainingJob)}.values():
+            group.prepare()
+        if experiment.domain:
+            os.environ["OMP_NUM_THREADS"] = "1"  # the tiny model gains nothing from threads; processes lose by them
+        else:
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // n_jobs)))
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(n_jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
             _work(pool, jobs, n_jobs)
@@ -61,18 +68,30 @@ def plan_jobs(experiment: Experiment, out: Path, n_seeds: int) -> dict[Path, Job
 def open_experiment(experiment: Experiment, out: Path, *, overwrite: bool = False) -> None:
     """Start `out`, or make sure that it belongs to the same experiment."""
     record = out / "experiment.json"
-    wanted = experiment.model_dump(mode="json")
+    digests = check_material(experiment)
     if record.is_file() and overwrite:
         clear_folder(out)
     elif record.is_file():
-        if json.loads(record.read_text())["experiment"] != wanted:
-            raise UserError(f"{out}: holds another experiment, or another version of it; choose another --out")
-        return
+        _refuse_another(experiment, digests, record)
     elif out.exists() and any(path.name != LOCK for path in out.iterdir()):
         raise UserError(f"{out}: expected an empty folder or an experiment, found other files; choose another --out")
-    (out / "problems").mkdir(parents=True)
-    write_problems(out / "problems", experiment.domain)
-    write_text(record, json.dumps({"experiment": wanted, **environment()}, indent=2) + "\n")
+    (out / "problems").mkdir(parents=True, exist_ok=True)
+    if not record.is_file():
+        facts = {"experiment": experiment.model_dump(mode="json"), "digests": digests, **environment()}
+        write_text(record, json.dumps(facts, indent=2) + "\n")
+    if experiment.domain:
+        write_problems(out / "problems", experiment.domain)
+
+
+def _refuse_another(experiment: Experiment, digests: dict[str, str], record: Path) -> None:
+    """What version 0.1 began has neither digests nor the keys whose defaults say what it did."""
+    facts = json.loads(record.read_text())
+    before = from_values(Experiment, facts["experiment"], f"{record}, perhaps of another version of srl")
+    if before != experiment:
+        raise UserError(f"{record.parent}: holds another experiment, or another version of it; choose another --out")
+    changed = [name for name, digest in facts.get("digests", digests).items() if digests.get(name) != digest]
+    if changed:
+        raise UserError(f"{', '.join(changed)}: changed since {record.parent} was begun; choose another --out")
 
 
 def _end_with_parent() -> None:

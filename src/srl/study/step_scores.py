@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from pathlib import Path
 
-from srl.data.steps import step_instances
 from srl.engines.transformers import TransformersEngine
 from srl.rewards import StepReward
-from srl.study.tiny import solve
+from srl.study.material import read_steps
 
 
-def step_scores(model: str, problems: Sequence[str], max_tokens: int, batch_size: int) -> dict[str, float]:
-    """Of one greedy action after each of the expert's contexts: mean reward, and shares exact and malformed."""
-    instances = [i for problem in problems for i in step_instances(solve(problem), targets="all", system_prompt="")]
+def step_scores(model: str, steps: Path, max_tokens: int, batch_size: int) -> dict[str, float]:
+    """Of one greedy action after each context of `steps`: mean reward, and shares exact and malformed."""
+    rows = [row.value for row in read_steps(steps)]
     engine = TransformersEngine(model, max_tokens)
     replies = []
-    for start in range(0, len(instances), batch_size):
-        prompts = [instance.prompt for instance in instances[start : start + batch_size]]
+    for start in range(0, len(rows), batch_size):
+        prompts = [tuple(row["prompt"]) for row in rows[start : start + batch_size]]
         replies += engine.generate(prompts, [0] * len(prompts), 0.0)
     logged: defaultdict[str, list[float]] = defaultdict(list)  # a value per action
     rewards = StepReward()(
         [reply.text for reply in replies],
-        [instance.expert_action for instance in instances],
+        [row["expert_action"] for row in rows],
         truncated=[reply.truncated for reply in replies],
         log_metric=lambda name, value: logged[name].append(value),
     )

@@ -1,4 +1,4 @@
-"""The data of an experiment, from the tiny domain: what a seed trains on, and the problems that all seeds share."""
+"""What the tiny domain writes for an experiment: data folders for each seed, and the problems that all seeds share."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from srl.data.folder import as_row
 from srl.data.formats.native import native_row
 from srl.data.formats.solutions import Columns
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import Source
-from srl.data.steps import full_solution
-from srl.files import read_rows, write_jsonl, write_text
+from srl.data.steps import full_solution, step_instances
+from srl.files import json_line, read_rows, write_jsonl, write_text
 from srl.records import Step, Trajectory
 from srl.study.experiment import Domain
 from srl.study.tiny import random_problem, solve, thinking_aloud
@@ -26,13 +27,21 @@ OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", answer_syst
 
 
 def write_problems(folder: Path, domain: Domain) -> None:
-    """`validation.toml` and `test.toml`: benchmarks of `srl evaluate`; the same for every seed."""
+    """Write the problems of an experiment, the same for every seed, where they are not yet.
+
+    validation.toml, test.toml   benchmarks of `srl evaluate`
+    test.steps.jsonl             the expert's steps on the test problems
+    """
     fresh = islice(distinct_problems(random.Random("problems"), domain.operations), SPENT, None)
     for name, count in (("validation", domain.validation_problems), ("test", domain.test_problems)):
-        problems = [next(fresh) for _ in range(count)]
-        rows = [{"problem": problem, "answer": solve(problem).answer} for problem in problems]
-        write_jsonl(folder / f"{name}.jsonl", rows)
-        write_text(folder / f"{name}.toml", f'title = "{name} problems of the tiny domain"\nfile = "{name}.jsonl"\n')
+        experts = [solve(next(fresh)) for _ in range(count)]
+        if not (folder / f"{name}.toml").is_file():
+            write_jsonl(folder / f"{name}.jsonl", [{"problem": t.problem, "answer": t.answer} for t in experts])
+            title = f"{name} problems of the tiny domain"
+            write_text(folder / f"{name}.toml", f'title = "{title}"\nfile = "{name}.jsonl"\n')
+    if not (steps := folder / "test.steps.jsonl").is_file():
+        instances = (i for expert in experts for i in step_instances(expert, targets="all", system_prompt=""))
+        write_text(steps, "".join(json_line(as_row(instance)).decode() for instance in instances))
 
 
 def read_problems(folder: Path, name: str) -> list[str]:

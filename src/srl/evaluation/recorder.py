@@ -1,0 +1,81 @@
+"""Attempts that have ended are judged, and written down at once: a kill loses what was under way, nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from threading import Lock
+
+from srl.engines.protocols import Attempt, ProtocolName
+from srl.errors import UserError
+from srl.evaluation.config import EvaluationConfig, read_config
+from srl.evaluation.display import Display
+from srl.evaluation.samples import JudgedSample, Key, PlannedSample, Tally, read_samples
+from srl.files import check_output_folder, clear_folder, write_text
+from srl.rewards.answers import Verdict, judge, last_box
+from srl.runs.environment import environment
+
+
+def open_evaluation(folder: Path, config: EvaluationConfig, *, resume: bool, overwrite: bool) -> dict[Key, Tally]:
+    """Prepare the output folder; returns what is already done.
+
+    Raises:
+        UserError: the folder is not empty and neither flag is given; it is no evaluation; another configuration.
+    """
+    record = folder / "evaluation.json"
+    if resume and record.is_file():
+        if differing := config.differences(read_config(record)):
+            raise UserError(f"{folder}: cannot resume another evaluation; differs in {', '.join(differing)}")
+        return {sample.key: Tally.of(sample) for sample in read_samples(folder, repair=True)}
+    check_output_folder(
+        folder, overwrite=overwrite, marker="evaluation.json", remedies="--resume it, or --overwrite it"
+    )
+    clear_folder(folder)
+    write_text(record, json.dumps({"config": asdict(config), **environment()}, indent=2) + "\n")
+    return {}
+
+
+class Recorder:
+    """Judges attempts and appends them to samples.jsonl. Safe to call from threads."""
+
+    def __init__(self, folder: Path, protocol: ProtocolName, tallies: dict[Key, Tally], display: Display) -> None:
+        """`tallies` is what is already done, and grows."""
+        self.path, self.protocol, self.tallies, self.display = folder / "samples.jsonl", protocol, tallies, display
+        self.lock = Lock()
+
+    def record(self, ended: list[tuple[PlannedSample, Attempt]]) -> None:
+        """Judge and write what is not yet written; each line is whole or, after a kill, recognisably not."""
+        new = [(sample, attempt) for sample, attempt in ended if sample.key not in self.tallies]
+        pairs = [(attempt.solution, answer) for sample, attempt in new for answer in sample.question.answers]
+        verdicts = iter(judge([solution for solution, _ in pairs], [answer for _, answer in pairs]))
+        judged = []
+        for sample, attempt in new:
+            found = [next(verdicts) for _ in sample.question.answers]
+            judged.append(self._judged(sample, attempt, max(found, key=lambda verdict: verdict.correct)))
+        with self.lock, self.path.open("a", encoding="utf-8", errors="backslashreplace") as out:
+            for one in judged:
+                out.write(one.line)
+                out.flush()
+                self.tallies[one.key] = Tally.of(one)
+            self.display.show({one.key: self.tallies[one.key] for one in judged})
+
+    def _judged(self, sample: PlannedSample, attempt: Attempt, verdict: Verdict) -> JudgedSample:
+        tokens = [reply.tokens for reply in attempt.replies if reply.tokens is not None]
+        return JudgedSample(
+            benchmark=sample.question.benchmark,
+            problem_id=sample.question.id,
+            protocol=self.protocol,
+            mode=sample.mode,
+            index=sample.index,
+            seed=sample.seed,
+            problem=sample.question.text,
+            known_answers=sample.question.answers,
+            completions=tuple(reply.text for reply in attempt.replies),
+            end=str(attempt.end),
+            boxed=last_box(attempt.solution) is not None,
+            correct=verdict.correct,
+            answer=verdict.answer,
+            failure=verdict.failure,
+            tokens=sum(tokens) if len(tokens) == len(attempt.replies) else None,
+        )
