@@ -29,7 +29,8 @@ from srl.evaluation.benchmarks import LoadedBenchmark, Problem, facts, load_benc
 from srl.evaluation.display import Display
 from srl.evaluation.results import Key, Tally, write_results
 from srl.files import check_output_folder, clear_folder, locked, write_text
-from srl.rewards.answers import judge, last_box
+from srl.rewards.answer_text import last_box
+from srl.rewards.answers import judge
 from srl.runs.environment import environment
 from srl.runs.folder import RunFolder, resolve_model
 
