@@ -33,7 +33,7 @@ _MARK = re.compile(
     r"|(?P<weak>(?i:\banswers?(?:[ \t]+(?:to|of|for)\b[^.:\n]{0,80}?)?[ \t]+(?:is|are)(?![a-z])))",
     re.M,
 )
-_OPENING = re.compile(r"(?i)(?:[\s:：*_=]|(?:therefore|thus|then|hence|simply|given by|equal to)\b)*")
+_OPENING = re.compile(r"(?i)(?:[\s:：*_=}]|(?:therefore|thus|then|hence|simply|given by|equal to)\b)*")
 _CLOSING = re.compile(r"(?i)[\s*_]*(?:\.?\s*I hope (?:it|this) is correct.*|</answer>.*|<\|.*)?[\s*_]*$", re.S)
 
 _FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$[^$\n]+(?<!\\)\$(?!\d)|\\\(.+?\\\)|\\\[.+?\\\]", re.S)
