@@ -41,7 +41,7 @@ _CURRENCY = r"(?:(?:US|A|C|NZ|HK)?(?:\\?\$|\\text\{\s*\\?\$\s*\})|\\(?:pounds|eu
 _CURRENCY_BEFORE = re.compile(rf"([-+]?)\s*{_CURRENCY}\s*(?=[-+]?\s*(?:\d|\.\d|\\frac))")
 _CURRENCY_BEHIND = re.compile(rf"(?<=\d)\s*{_CURRENCY}$")
 _QUANTITY = re.compile(
-    r"(?P<value>[-+]?(?:[\d.,/^{}()\s]|\{-\d+\}|\\[dtc]?frac|\\sqrt|\\(?:pi|cdot|times)\b)*(?:[\d})]|\\pi\b))"
+    r"(?P<value>[-+]?(?:[\d.,/^{}()\s]|\{-\d+\}|\\[dtc]?frac|\\sqrt|\\(?:pi|cdot|times)\b)*(?:[\d})]|\{-\d+\}|\\pi\b))"
     r"\s*(?P<degree>\^\s*\{?\s*\\circ\s*\}?|\\degree\b|[°º˚])?\s*(?P<unit>(?:[A-Za-z].*)?)",
     re.S,
 )
@@ -73,9 +73,9 @@ def plain(answer: str) -> str:
     text = _as_programs_write(_unicode(_unwrapped(answer)))
     text = _thousands(text)
     if (value := quantity(text)) is not None:
-        return value
+        return value.strip()
     text = re.sub(r"(?<![\^_\\{])\{?\^\s*\{?\\circ\s*\}?$", "", text)
-    return _in_words(text) or _ABOUT_THE_LETTERS.sub(r"{\1}", text)
+    return (_in_words(text) or _ABOUT_THE_LETTERS.sub(r"{\1}", text)).strip()
 
 
 def quantity(text: str) -> str | None:
