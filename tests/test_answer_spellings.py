@@ -286,7 +286,8 @@ def test_working_is_no_answer(answer, known, working):
     ("text", "answer"),
     [
         ("Answer: 5\nLet me check: 2 + 3 = 5.", "5"),
-        ("The answer is surely positive.\nSo x = 3.", "surely positive"),
+        ("The answer is surely positive.\nSo x = 3.", None),
+        ("So the answer is Dora.", "Dora"),
         ("Answer:\n\n$$\n42\n$$", "42"),
         ("The final answer is:\n\\[ 36 \\]", "36"),
         ("Answer: the two numbers are 3 and 5.", "3, 5"),

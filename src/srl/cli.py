@@ -171,6 +171,8 @@ class Evaluate:
     """name=path: local files in place of data sets on the Hub."""
     concurrency: int = 16
     """Requests to a server at a time."""
+    request_seconds: float = 600.0
+    """Limit of one request to a server, waiting in its queue included."""
     resume: bool = False
     """Go on with an evaluation that was stopped: only what is missing is asked."""
     overwrite: bool = False
@@ -189,6 +191,7 @@ class Evaluate:
             model=self.model,
             benchmark_files=self.benchmark_file,
             concurrency=self.concurrency,
+            request_seconds=self.request_seconds,
             resume=self.resume,
             overwrite=self.overwrite,
         )

@@ -21,7 +21,7 @@ from threading import Lock
 from typing import Any, Literal
 
 from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, STEP_SYSTEM_PROMPT
-from srl.engines.endpoint import Endpoint
+from srl.engines.endpoint import REQUEST_SECONDS, Endpoint, ask_all
 from srl.engines.engines import BatchEngine, EngineName, engine_name, load_engine, weights_digest
 from srl.engines.protocols import Attempt, OneAnswer, ProtocolName, Stepwise
 from srl.errors import UserError
@@ -87,6 +87,7 @@ def evaluate(
     model: str | None = None,
     benchmark_files: tuple[str, ...] = (),
     concurrency: int = 16,
+    request_seconds: float = REQUEST_SECONDS,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -119,7 +120,7 @@ def evaluate(
             recorder = Recorder(folder, config, tallies, display)
             missing = [sample for sample in plan if sample.key not in tallies]
             if served and missing:
-                endpoint = Endpoint(path, str(model), options.max_tokens)
+                endpoint = Endpoint(path, str(model), options.max_tokens, request_seconds)
                 asyncio.run(ask_endpoint(endpoint, missing, recorder, concurrency))
             elif missing:
                 ask_engine(load_engine(config["engine"], path, options.max_tokens), plan, recorder)
@@ -280,20 +281,12 @@ def _complete(engine: BatchEngine, batch: list[Sample], recorder: Recorder) -> l
 
 async def ask_endpoint(endpoint: Endpoint, missing: list[Sample], recorder: Recorder, concurrency: int) -> None:
     """Up to `concurrency` samples at a time; the first failure ends the others, what was judged is written."""
-    await endpoint.check()
-    samples = iter(missing)
 
-    async def work() -> None:
-        for sample in samples:
-            attempt = recorder.attempt(sample)
-            while attempt.end is None:
-                seed = sample.seed + len(attempt.replies)
-                attempt.take(await endpoint.complete(attempt.prompt, seed, recorder.temperature(sample)))
-            await asyncio.to_thread(recorder.record, [(sample, attempt)])
+    async def ask(sample: Sample) -> None:
+        attempt = recorder.attempt(sample)
+        while attempt.end is None:
+            seed = sample.seed + len(attempt.replies)
+            attempt.take(await endpoint.complete(attempt.prompt, seed, recorder.temperature(sample)))
+        await asyncio.to_thread(recorder.record, [(sample, attempt)])
 
-    try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(concurrency):
-                workers.create_task(work())
-    except* UserError as failures:
-        raise failures.exceptions[0] from None
+    await ask_all(endpoint, missing, ask, concurrency)

@@ -64,10 +64,14 @@ def marked_answer(text: str) -> str | None:
     >>> [marked_answer(text) for text in ("Answer: (2, 4)", "The final answer is $x = 3$.", "#### 7", "So x is 3.")]
     ['(2, 4)', 'x = 3', '7', None]
     """
-    marks = list(_MARK.finditer(text[-TAIL_CHARACTERS:]))
+    text = text[-TAIL_CHARACTERS:].rstrip()
+    marks = list(_MARK.finditer(text))
     strong = [mark for mark in marks if mark["weak"] is None]
     for mark in [*strong[-1:], *marks[-1:]]:
-        if answer := _answer_behind(text[-TAIL_CHARACTERS:][mark.end() :]):
+        behind = text[mark.end() :]
+        answer = _answer_behind(behind)
+        # "The answer is positive. So …" gives none; the same words at the end of the text do.
+        if answer and (mark["weak"] is None or re.search(r"[\d\\$]", answer) or "\n" not in behind.strip()):
             return answer
     return None
 
