@@ -13,8 +13,10 @@ from contextlib import contextmanager
 import pytest
 from chat_server import completion, serving
 
+import srl.engines.asking
 import srl.engines.endpoint
-from srl.engines.endpoint import Endpoint, ask_all
+from srl.engines.asking import ask_all
+from srl.engines.endpoint import Endpoint
 from srl.errors import UserError
 
 PROMPT = ({"role": "user", "content": "2 + 2?"},)
@@ -143,8 +145,8 @@ def test_a_server_that_hangs_at_the_first_request_is_named(monkeypatch, answer):
 
 
 def test_a_server_that_hangs_at_the_first_completion_is_named_and_given_up(monkeypatch, capsys):
-    assert srl.engines.endpoint.FIRST_REPLY_SECONDS < 30
-    monkeypatch.setattr(srl.engines.endpoint, "FIRST_REPLY_SECONDS", 0.2)
+    assert srl.engines.asking.FIRST_REPLY_SECONDS < 30
+    monkeypatch.setattr(srl.engines.asking, "FIRST_REPLY_SECONDS", 0.2)
     let_go = threading.Event()
     with serving(lambda _: let_go.wait(20) and 500) as server:
         with pytest.raises(

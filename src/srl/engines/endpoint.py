@@ -7,8 +7,8 @@ import os
 import random
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from srl.engines.protocols import Reply
 from srl.errors import UserError
@@ -22,12 +22,8 @@ CHECK_SECONDS = 20.0
 """For the list of models, which costs a server nothing."""
 REQUEST_SECONDS = 600.0
 """For one completion, waiting in the server's queue included."""
-FIRST_REPLY_SECONDS = 25.0
-"""Without any completion after so long, a person wants to know."""
 TRIES_AT_THE_LIMIT = 2
 """A completion that took so long twice will a third time."""
-
-T = TypeVar("T")
 
 
 class NotACompletion(ValueError):
@@ -152,49 +148,6 @@ class Endpoint:
             cause = cause.__cause__ or cause.__context__
 
 
-async def ask_all(
-    endpoint: Endpoint, items: Iterable[T], ask: Callable[[T], Awaitable[None]], concurrency: int
-) -> None:
-    """Ask about every item, up to `concurrency` at a time; the first failure ends the others.
-
-    If nothing has come back after half a minute, a line says so.
-
-    Raises:
-        UserError: `concurrency` under 1, or of the first that failed.
-    """
-    if concurrency < 1:
-        raise UserError(f"--concurrency {concurrency}: expected 1 or more")
-    await endpoint.check()
-    waiting = iter(items)
-    first = asyncio.Event()
-
-    async def work() -> None:
-        for item in waiting:
-            await ask(item)
-            first.set()
-
-    async def say_if_it_hangs() -> None:
-        try:
-            await asyncio.wait_for(first.wait(), FIRST_REPLY_SECONDS)
-        except TimeoutError:
-            print(
-                f"{endpoint.url}: no completion yet after {FIRST_REPLY_SECONDS:g} s (the limit of one request is "
-                f"{endpoint.request_seconds:g} s)",
-                flush=True,
-            )
-
-    try:
-        async with asyncio.TaskGroup() as workers:
-            watch = asyncio.create_task(say_if_it_hangs())
-            for _ in range(concurrency):
-                workers.create_task(work())
-    except* UserError as failures:
-        raise failures.exceptions[0] from None
-    finally:
-        watch.cancel()
-        print("\n".join(endpoint.failure_lines()), end="\n" if endpoint.failures else "", flush=True)
-
-
 def read_reply(answer: Any) -> Reply:
     """The text of a chat completion, of which servers send more kinds than one.
 
@@ -212,9 +165,17 @@ def read_reply(answer: Any) -> Reply:
     if text is None or not isinstance(reason, str):
         found = type(content).__name__ if text is None else f"the end {reason!r:.40}"
         raise NotACompletion(f"not a chat completion: expected text, found {found}")
-    tokens = getattr(usage, "completion_tokens", None)
-    counted = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
-    return Reply(text, tokens if counted else None, truncated=reason == "length")
+    return Reply(
+        text,
+        _count(usage, "completion_tokens"),
+        truncated=reason == "length",
+        prompt_tokens=_count(usage, "prompt_tokens"),
+    )
+
+
+def _count(usage: Any, name: str) -> int | None:
+    count = getattr(usage, name, None)
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
 
 
 def _joined(content: Any) -> str | None:

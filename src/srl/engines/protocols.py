@@ -24,6 +24,8 @@ class Reply:
     """As the engine counts them; None if it does not say."""
     truncated: bool
     """Cut off by the token limit."""
+    prompt_tokens: int | None = None
+    """Likewise of the prompt."""
 
 
 @dataclass(slots=True)

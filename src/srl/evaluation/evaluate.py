@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -21,17 +20,17 @@ from threading import Lock
 from typing import Any, Literal
 
 from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, STEP_SYSTEM_PROMPT
-from srl.engines.endpoint import REQUEST_SECONDS, Endpoint, ask_all
+from srl.engines.asking import append, ask_all, goes_on, read_journal
+from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
 from srl.engines.engines import BatchEngine, EngineName, engine_name, load_engine, weights_digest
 from srl.engines.protocols import Attempt, OneAnswer, ProtocolName, Stepwise
 from srl.errors import UserError
 from srl.evaluation.benchmarks import LoadedBenchmark, Problem, facts, load_benchmarks, self_check_lines
 from srl.evaluation.display import Display
 from srl.evaluation.results import Key, Tally, write_results
-from srl.files import check_output_folder, clear_folder, locked, write_text
+from srl.files import locked
 from srl.rewards.answer_text import last_box
 from srl.rewards.answers import judge
-from srl.runs.environment import environment
 from srl.runs.folder import RunFolder, resolve_model
 
 Mode = Literal["greedy", "sampled"]
@@ -163,18 +162,8 @@ def open_evaluation(folder: Path, config: dict[str, Any], *, resume: bool, overw
     Raises:
         UserError: the folder is not empty and neither flag is given; it is no evaluation; another configuration.
     """
-    record = folder / "evaluation.json"
-    if resume and record.is_file():
-        before = json.loads(record.read_text())["config"]
-        differing = [key for key in config if config[key] != before.get(key)]
-        if differing:
-            raise UserError(f"{folder}: cannot resume another evaluation; differs in {', '.join(differing)}")
+    if goes_on(folder / "evaluation.json", config, resume=resume, overwrite=overwrite):
         return {key_of(line): Tally.of(line) for line in read_samples(folder, repair=True)}
-    check_output_folder(
-        folder, overwrite=overwrite, marker="evaluation.json", remedies="--resume it, or --overwrite it"
-    )
-    clear_folder(folder)
-    write_text(record, json.dumps({"config": config, **environment()}, indent=2) + "\n")
     return {}
 
 
@@ -185,21 +174,7 @@ def key_of(line: dict[str, Any]) -> Key:
 
 def read_samples(folder: Path, *, repair: bool = False) -> Iterator[dict[str, Any]]:
     """The samples of a folder, one at a time; `repair` takes off the line that a kill cut short."""
-    path = folder / "samples.jsonl"
-    whole = 0
-    if path.is_file():
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    raise UserError(f"{path}:{number}: broken JSON; take the line out and --resume") from None
-                whole += len(line)
-        if repair and whole < path.stat().st_size:
-            with path.open("rb+") as file:
-                file.truncate(whole)
+    return read_journal(folder / "samples.jsonl", repair=repair)
 
 
 class Recorder:
@@ -229,11 +204,9 @@ class Recorder:
             found = [next(verdicts) for _ in sample.problem.answers]
             best = max(found, key=lambda verdict: verdict.correct)
             lines.append(self._line(sample, attempt, best._asdict()))
-        with self.lock, self.path.open("a", encoding="utf-8", errors="backslashreplace") as out:
-            for line in lines:
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
-                out.flush()
-                self.tallies[key_of(line)] = Tally.of(line)
+        with self.lock:
+            append(self.path, lines)
+            self.tallies |= {key_of(line): Tally.of(line) for line in lines}
             self.display.show({key_of(line): self.tallies[key_of(line)] for line in lines})
 
     def _line(self, sample: Sample, attempt: Attempt, verdict: dict[str, Any]) -> dict[str, Any]:
