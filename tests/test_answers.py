@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from math_verify import parse, verify
 
 import srl.rewards.answers
-from srl.rewards.answers import Rules, are_correct, judge, last_box
+from srl.rewards.answer_text import last_box
+from srl.rewards.answers import Rules, are_correct, judge
 
 SHARED = Path(__file__).parents[2] / "shared/data/answer_checking/math_verify_cases.jsonl"
 HOSTILE = r"\boxed{9^{9^{9^9}}}"
@@ -23,7 +24,7 @@ PLAIN = st.text(st.sampled_from("ab1 $.\n"), max_size=20)
 
 @pytest.fixture
 def short_limit(monkeypatch):
-    monkeypatch.setattr(srl.rewards.answers, "TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(srl.rewards.answers, "CPU_SECONDS", 2.0)
 
 
 @given(PLAIN, PLAIN, st.recursive(PLAIN, lambda inner: inner.map(lambda text: f"{{{text}}}")))

@@ -20,6 +20,7 @@ from srl.data.formats.solutions import Columns
 from srl.data.prepare import StepOptions, prepare
 from srl.data.show import counting, show_instances
 from srl.data.sources import Source
+from srl.engines.rewrite import RewriteOptions
 from srl.errors import UserError, disk_fault
 from srl.evaluation.config import EvaluationOptions
 from srl.runs.recipe import Recipe, read_recipe
@@ -92,6 +93,51 @@ class Steps:
         if self.show:
             show_instances(rows_file(self.out, "train.steps"), self.show)
         print(f"wrote {self.out}/; next: srl train RECIPE --data.path {self.out}")
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Let a model behind a server rewrite solutions into numbered, titled steps, as the paper does; see `srl steps`."""
+
+    source: tyro.conf.Positional[Path]
+    """A file of problems and solutions (JSONL, JSON, parquet, Arrow)."""
+    endpoint: str
+    """The URL of a server that speaks OpenAI's API: https://host/v1. Its key is taken from OPENAI_API_KEY."""
+    model: str
+    """The model's name at the server."""
+    out: Path = Path("rewritten")
+    """The folder to write; its solutions.jsonl is for `srl steps`."""
+    check: bool = False
+    """Only say what it would cost; ask nothing, write nothing."""
+    price: tuple[float, float] | None = None
+    """What a million tokens cost, in and out, in any currency: to be told what the work costs."""
+    concurrency: int = 16
+    """Requests at a time."""
+    request_seconds: float = 600.0
+    """Limit of one request, waiting in the server's queue included."""
+    resume: bool = False
+    """Go on with a rewriting that was stopped: only what is missing is asked."""
+    overwrite: bool = False
+    """Delete an earlier rewriting in the same folder."""
+    options: Annotated[RewriteOptions, tyro.conf.arg(name="")] = field(default_factory=RewriteOptions)
+
+    def run(self) -> None:
+        """Rewrite."""
+        from srl.engines.rewrite import rewrite
+
+        rewrite(
+            self.source,
+            self.out,
+            self.endpoint,
+            self.model,
+            self.options,
+            price=self.price,
+            check=self.check,
+            concurrency=self.concurrency,
+            request_seconds=self.request_seconds,
+            resume=self.resume,
+            overwrite=self.overwrite,
+        )
 
 
 @dataclass(frozen=True)
@@ -184,6 +230,8 @@ class Evaluate:
     """name=path: local files in place of data sets on the Hub."""
     concurrency: int = 16
     """Requests to a server at a time."""
+    request_seconds: float = 600.0
+    """Limit of one request to a server, waiting in its queue included."""
     resume: bool = False
     """Go on with an evaluation that was stopped: only what is missing is asked."""
     overwrite: bool = False
@@ -202,6 +250,7 @@ class Evaluate:
             model=self.model,
             benchmark_files=self.benchmark_file,
             concurrency=self.concurrency,
+            request_seconds=self.request_seconds,
             resume=self.resume,
             overwrite=self.overwrite,
         )
@@ -330,6 +379,7 @@ class Doctor:
 
 Command = (
     Annotated[Steps, tyro.conf.subcommand("steps")]
+    | Annotated[Rewrite, tyro.conf.subcommand("rewrite")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]

@@ -23,6 +23,7 @@ from srl.data.steps import Context, Targets, full_solution, is_held_out, step_in
 from srl.errors import UserError
 from srl.files import RowWriter, new_folder, write_text
 from srl.records import Problem, StepInstance, Trajectory
+from srl.rewards.answer_text import known_answer
 from srl.rewards.answers import are_correct
 
 CHUNK = 256
@@ -249,6 +250,8 @@ def _checked(items: Iterable[Item], *, keep_wrong: bool) -> Iterator[Item]:
     waiting: list[Item] = []
     unsettled = 0
     for item in items:
+        if isinstance(item, Trajectory | Problem):
+            item = replace(item, answer=known_answer(item.answer))
         waiting.append(item)
         unsettled += _is_unsettled(item)
         if not unsettled or unsettled == CHUNK or len(waiting) == 4 * CHUNK:

@@ -1,10 +1,13 @@
-"""Completions from any server that speaks OpenAI's chat API (vLLM, SGLang, llama.cpp, …)."""
+"""Completions from any server that speaks OpenAI's chat API (vLLM, SGLang, llama.cpp, …), for all who ask one."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+import ssl
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from srl.engines.protocols import Reply
@@ -15,8 +18,16 @@ from srl.runs.recipe import suggest
 TRIES = 6
 FIRST_WAIT_SECONDS = 1.0
 """Doubled after each try, so that all tries together outlast a server that is down for half a minute."""
-TIMEOUT_SECONDS = 3600.0
-"""For one completion: one that waits an hour in a server's queue is no error."""
+CHECK_SECONDS = 20.0
+"""For the list of models, which costs a server nothing."""
+REQUEST_SECONDS = 600.0
+"""For one completion, waiting in the server's queue included."""
+TRIES_AT_THE_LIMIT = 2
+"""A completion that took so long twice will a third time."""
+
+
+class NotACompletion(ValueError):
+    """A body that is no chat completion."""
 
 
 class Endpoint:
@@ -28,33 +39,44 @@ class Endpoint:
 
     name = "endpoint"
 
-    def __init__(self, url: str, model: str, max_tokens: int) -> None:
+    def __init__(self, url: str, model: str, max_tokens: int, request_seconds: float = REQUEST_SECONDS) -> None:
         from openai import AsyncOpenAI
 
-        self.url, self.model, self.max_tokens = url, model, max_tokens
+        self.url, self.model, self.max_tokens, self.request_seconds = url, model, max_tokens, request_seconds
         self.extra: dict[str, Any] = {}
+        self.failures: Counter[str] = Counter()
+        """What went wrong and was tried again, by kind."""
         key = os.environ.get("OPENAI_API_KEY", "none")  # local servers ask for none
-        self.client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=TIMEOUT_SECONDS)
+        self.client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=request_seconds)
 
     async def check(self) -> None:
         """Ask once what the server offers, before anything is counted on it.
 
         Raises:
-            UserError: no server, or one that does not offer the model.
+            UserError: no server, one that does not answer or is not trusted, or one that does not offer the model.
         """
         import openai
 
         try:
-            listed = [model async for model in self.client.models.list()]
-            names = [model.id for model in listed]
-        except openai.APIConnectionError:
+            async with asyncio.timeout(CHECK_SECONDS):
+                listed = [model async for model in self.client.with_options(timeout=CHECK_SECONDS).models.list()]
+            names = [str(model.id) for model in listed]
+        except (TimeoutError, openai.APITimeoutError):
+            raise UserError(
+                f"{self.url}: takes connections but has not listed its models within {CHECK_SECONDS:g} s; is it still "
+                "loading, or does it hang?"
+            ) from None
+        except openai.APIConnectionError as error:
+            self._raise_if_not_trusted(error)
             raise UserError(f"{self.url}: no server answers there") from None
-        except openai.APIStatusError:
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                raise UserError(f"{self.url}: refused the key: {_one_line(error)}; set OPENAI_API_KEY") from None
             return  # a server need not list its models
         except (ValueError, TypeError, AttributeError):
             raise UserError(f"{self.url}: answers, but not as OpenAI's API does; is the path right (…/v1)?") from None
         if self.model not in names:
-            has = f"{', '.join(names)}{suggest(self.model, names)}"
+            has = f"{', '.join(names) or 'none'}{suggest(self.model, names)}"
             raise UserError(f"{self.url}: expected the model `{self.model}`, it has {has}")
         if any(getattr(model, "owned_by", None) in ("vllm", "sglang") for model in listed):
             # They start from the model's generation_config, which may narrow what it samples from.
@@ -68,18 +90,41 @@ class Endpoint:
         """
         import openai
 
+        at_the_limit = 0
         for attempt in range(TRIES):
             try:
-                return self._reply(await self._request(prompt, seed, temperature))
+                async with asyncio.timeout(self.request_seconds):  # the client's own limit starts anew at every byte
+                    return read_reply(await self._request(prompt, seed, temperature))
+            except (TimeoutError, openai.APITimeoutError):
+                failure = f"no completion within {self.request_seconds:g} s"
+                self.failures["no completion in time"] += 1
+                at_the_limit += 1
+                if at_the_limit == TRIES_AT_THE_LIMIT:
+                    break
             except openai.APIStatusError as error:
                 if error.status_code < 500 and error.status_code not in (408, 409, 429):
                     raise UserError(f"{self.url}: refused the request: {_one_line(error)}") from None
                 failure = _one_line(error)
-            except (openai.APIError, ValueError) as error:  # ValueError: a body that is no JSON, or no completion
+                self.failures[f"HTTP {error.status_code}"] += 1
+            except openai.APIConnectionError as error:
+                self._raise_if_not_trusted(error)
                 failure = _one_line(error)
+                self.failures["no connection, or cut off"] += 1
+            except (openai.APIError, ValueError, TypeError, AttributeError) as error:  # no JSON, or no completion
+                failure = _one_line(error)
+                self.failures["not a chat completion"] += 1
             if attempt < TRIES - 1:
                 await asyncio.sleep(FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.75, 1.25))
-        raise UserError(f"{self.url}: failed {TRIES} times, the last time with: {failure}; --resume goes on from here")
+        limit = "; a longer limit: --request-seconds" if at_the_limit == TRIES_AT_THE_LIMIT else ""
+        raise UserError(
+            f"{self.url}: failed {attempt + 1} times, the last time with: {failure}{limit}; --resume goes on from here"
+        )
+
+    def failure_lines(self) -> list[str]:
+        """What went wrong and was tried again; nothing if nothing did."""
+        if not self.failures:
+            return []
+        return ["tried again: " + ", ".join(f"{count} × {kind}" for kind, count in self.failures.most_common())]
 
     async def _request(self, prompt: tuple[Message, ...], seed: int, temperature: float) -> Any:
         return await self.client.chat.completions.create(
@@ -92,16 +137,63 @@ class Endpoint:
             extra_body=self.extra,
         )
 
-    def _reply(self, answer: Any) -> Reply:
-        try:
-            choice, usage = answer.choices[0], answer.usage
-            text, reason = choice.message.content, choice.finish_reason
-        except (AttributeError, IndexError, TypeError):
-            raise ValueError(f"not a chat completion: {str(answer)[:80]!r}") from None
-        if reason is None:
-            raise ValueError("a completion that has not ended")
-        return Reply(text or "", usage.completion_tokens if usage else None, truncated=reason == "length")
+    def _raise_if_not_trusted(self, error: BaseException) -> None:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in str(cause):
+                raise UserError(
+                    f"{self.url}: its certificate or TLS is not accepted ({_one_line(cause)}); name the file of its "
+                    "authority in SSL_CERT_FILE, or use http:// if it speaks no TLS"
+                ) from None
+            cause = cause.__cause__ or cause.__context__
 
 
-def _one_line(error: Exception) -> str:
+def read_reply(answer: Any) -> Reply:
+    """The text of a chat completion, of which servers send more kinds than one.
+
+    Raises:
+        NotACompletion: it is none, or it has not ended.
+    """
+    try:
+        choice, usage = answer.choices[0], answer.usage
+        content, reason = choice.message.content, choice.finish_reason
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise NotACompletion(f"not a chat completion: {_one_line(answer)[:80]!r}") from None
+    if reason is None:
+        raise NotACompletion("not a chat completion: it has not ended")
+    text = _joined(content)
+    if text is None or not isinstance(reason, str):
+        found = type(content).__name__ if text is None else f"the end {reason!r:.40}"
+        raise NotACompletion(f"not a chat completion: expected text, found {found}")
+    return Reply(
+        text,
+        _count(usage, "completion_tokens"),
+        truncated=reason == "length",
+        prompt_tokens=_count(usage, "prompt_tokens"),
+    )
+
+
+def _count(usage: Any, name: str) -> int | None:
+    count = getattr(usage, name, None)
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
+
+
+def _joined(content: Any) -> str | None:
+    """Text as it stands, or in parts (`[{"type": "text", "text": …}]`); None if it is neither."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif not isinstance(part, Mapping) or part.get("type") in ("text", None):
+            return None
+    return "".join(texts)
+
+
+def _one_line(error: Any) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -75,6 +75,8 @@ class Reply:
     """The engine's own count of what it wrote; None if it gives none."""
     truncated: bool
     """Whether the token limit ended it."""
+    prompt_tokens: int | None = None
+    """The engine's count of the prompt; None if it gives none."""
 
 
 @dataclass(slots=True)

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 
+from srl.engines.asking import ask_all
 from srl.engines.endpoint import Endpoint
 from srl.engines.engines import BatchEngine
 from srl.engines.protocols import Attempt, OneAnswer, Stepwise
-from srl.errors import UserError
 from srl.evaluation.config import EvaluationConfig
 from srl.evaluation.samples import Key, PlannedSample
 
@@ -51,23 +51,15 @@ async def ask_endpoint(
     endpoint: Endpoint, missing: Sequence[PlannedSample], config: EvaluationConfig, record: Record, concurrency: int
 ) -> None:
     """Up to `concurrency` samples at a time; the first failure ends the others, what had ended is recorded."""
-    await endpoint.check()
-    samples = iter(missing)
 
-    async def work() -> None:
-        for sample in samples:
-            attempt = _attempt(sample, config)
-            while attempt.end is None:
-                seed = sample.seed + len(attempt.replies)
-                attempt.take(await endpoint.complete(attempt.prompt, seed, _temperature(sample, config)))
-            await asyncio.to_thread(record, [(sample, attempt)])
+    async def ask(sample: PlannedSample) -> None:
+        attempt = _attempt(sample, config)
+        while attempt.end is None:
+            seed = sample.seed + len(attempt.replies)
+            attempt.take(await endpoint.complete(attempt.prompt, seed, _temperature(sample, config)))
+        await asyncio.to_thread(record, [(sample, attempt)])
 
-    try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(concurrency):
-                workers.create_task(work())
-    except* UserError as failures:
-        raise failures.exceptions[0] from None
+    await ask_all(endpoint, missing, ask, concurrency)
 
 
 def _attempt(sample: PlannedSample, config: EvaluationConfig) -> Attempt:

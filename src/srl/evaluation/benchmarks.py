@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -23,7 +21,8 @@ from srl.data.decontaminate import PROBLEM_FIELDS
 from srl.errors import UserError
 from srl.evaluation.config import BenchmarkFacts
 from srl.files import SUFFIXES, Row, read_rows, suffix_of
-from srl.rewards.answers import judge, last_box
+from srl.rewards.answer_text import known_answer
+from srl.rewards.answers import judge
 from srl.runs.recipe import from_toml, suggest
 
 UNPINNED = "unpinned"
@@ -206,18 +205,9 @@ def known_answers(value: Any) -> tuple[str, ...]:
     >>> known_answers(27.0), known_answers("so 2+2=4.\n#### 1,004"), known_answers(r"thus $\boxed{1.6}$ cm")
     (('27',), ('1004',), ('1.6',))
     """
-    match value:
-        case list():
-            return tuple(answer for variant in value for answer in known_answers(variant))
-        case bool():
-            return ()
-        case int() | float() if math.isfinite(value):
-            return (str(int(value)) if value == int(value) else repr(value),)
-        case str() if "####" in value:
-            return (re.sub(r"(?<=\d),(?=\d{3})", "", value.rpartition("####")[2].strip()),)
-        case str():
-            return (value.strip() if (box := last_box(value)) is None else box,)
-    return ()
+    if isinstance(value, list):
+        return tuple(answer for variant in value for answer in known_answers(variant))
+    return () if (answer := known_answer(value)) is None else (answer,)
 
 
 def _unscorable(questions: Sequence[Question]) -> Iterable[tuple[Question, str]]:

@@ -14,7 +14,7 @@ import hashlib
 from datetime import date
 from pathlib import Path
 
-from srl.engines.endpoint import Endpoint
+from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
 from srl.engines.engines import engine_name, load_engine, weights_digest
 from srl.engines.protocols import manner_of
 from srl.errors import UserError
@@ -38,6 +38,7 @@ def evaluate(
     model: str | None = None,
     benchmark_files: tuple[str, ...] = (),
     concurrency: int = 16,
+    request_seconds: float = REQUEST_SECONDS,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -73,7 +74,7 @@ def evaluate(
             done = set(tallies)
             missing = [sample for sample in plan if sample.key not in done]
             if served and missing:
-                endpoint = Endpoint(path, str(model), config.max_tokens)
+                endpoint = Endpoint(path, str(model), config.max_tokens, request_seconds)
                 asyncio.run(ask_endpoint(endpoint, missing, config, recorder.record, concurrency))
             elif missing:
                 engine = load_engine(config.engine, path, config.max_tokens, today=today)

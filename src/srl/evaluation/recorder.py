@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 
+from srl.engines.asking import append, goes_on
 from srl.engines.protocols import Attempt, ProtocolName
-from srl.errors import UserError
-from srl.evaluation.config import EvaluationConfig, read_config
+from srl.evaluation.config import EvaluationConfig
 from srl.evaluation.display import Display
 from srl.evaluation.samples import JudgedSample, Key, PlannedSample, Tally, read_samples
-from srl.files import check_output_folder, clear_folder, write_text
-from srl.rewards.answers import Verdict, judge, last_box
-from srl.runs.environment import environment
+from srl.rewards.answer_text import last_box
+from srl.rewards.answers import Verdict, judge
 
 
 def open_evaluation(folder: Path, config: EvaluationConfig, *, resume: bool, overwrite: bool) -> dict[Key, Tally]:
@@ -23,16 +21,8 @@ def open_evaluation(folder: Path, config: EvaluationConfig, *, resume: bool, ove
     Raises:
         UserError: the folder is not empty and neither flag is given; it is no evaluation; another configuration.
     """
-    record = folder / "evaluation.json"
-    if resume and record.is_file():
-        if differing := config.differences(read_config(record)):
-            raise UserError(f"{folder}: cannot resume another evaluation; differs in {', '.join(differing)}")
+    if goes_on(folder / "evaluation.json", asdict(config), resume=resume, overwrite=overwrite):
         return {sample.key: Tally.of(sample) for sample in read_samples(folder, repair=True)}
-    check_output_folder(
-        folder, overwrite=overwrite, marker="evaluation.json", remedies="--resume it, or --overwrite it"
-    )
-    clear_folder(folder)
-    write_text(record, json.dumps({"config": asdict(config), **environment()}, indent=2) + "\n")
     return {}
 
 
@@ -53,11 +43,9 @@ class Recorder:
         for sample, attempt in new:
             found = [next(verdicts) for _ in sample.question.answers]
             judged.append(self._judged(sample, attempt, max(found, key=lambda verdict: verdict.correct)))
-        with self.lock, self.path.open("a", encoding="utf-8", errors="backslashreplace") as out:
-            for one in judged:
-                out.write(one.line)
-                out.flush()
-                self.tallies[one.key] = Tally.of(one)
+        with self.lock:
+            append(self.path, map(asdict, judged))
+            self.tallies |= {one.key: Tally.of(one) for one in judged}
             self.display.show({one.key: self.tallies[one.key] for one in judged})
 
     def _judged(self, sample: PlannedSample, attempt: Attempt, verdict: Verdict) -> JudgedSample:

@@ -5,12 +5,12 @@ PlannedSample  ->  an attempt (`srl.engines.protocols`)  ->  JudgedSample, a lin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from srl.engines.asking import read_journal
 from srl.engines.protocols import ProtocolName
 from srl.errors import UserError
 from srl.evaluation.benchmarks import Question
@@ -62,16 +62,9 @@ class JudgedSample:
     """None where the engine does not say."""
 
     @classmethod
-    def of_line(cls, line: str | bytes) -> JudgedSample:
-        """Raises ValueError (broken JSON) or TypeError (other keys)."""
-        values: dict[str, Any] = json.loads(line)
-        values |= {name: tuple(values.get(name, ())) for name in ("known_answers", "completions")}
-        return cls(**values)
-
-    @property
-    def line(self) -> str:
-        """The line that `of_line` reads."""
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+    def of(cls, values: dict[str, Any]) -> JudgedSample:
+        """Raises TypeError for other keys than those of a sample."""
+        return cls(**values | {name: tuple(values.get(name, ())) for name in ("known_answers", "completions")})
 
     @property
     def key(self) -> Key:
@@ -107,17 +100,8 @@ def read_samples(folder: Path, *, repair: bool = False) -> Iterator[JudgedSample
         UserError: a damaged line.
     """
     path = folder / "samples.jsonl"
-    whole = 0
-    if path.is_file():
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    yield JudgedSample.of_line(line)
-                except (ValueError, TypeError):
-                    raise UserError(f"{path}:{number}: not a sample of srl; take the line out and --resume") from None
-                whole += len(line)
-        if repair and whole < path.stat().st_size:
-            with path.open("rb+") as file:
-                file.truncate(whole)
+    for number, values in enumerate(read_journal(path, repair=repair), 1):
+        try:
+            yield JudgedSample.of(values)
+        except TypeError:
+            raise UserError(f"{path}:{number}: not a sample of srl; take the line out and --resume") from None

@@ -2,8 +2,8 @@
 
 `math-verify` decides, where it can neither hang nor eat the memory. Its own time limit is an alarm signal, which
 works only in a process's main thread and cannot stop C code; so it runs in worker processes that are killed after
-a hard limit. Samples of one problem mostly repeat a few answers: a text is first reduced to its last `\\boxed{}`,
-and each distinct pair (answer, known answer) is compared once.
+a hard limit. Samples of one problem mostly repeat a few answers: a text is first reduced to its answer
+(`answer_text.py`), that to plain LaTeX (`notation.py`), and each distinct pair (answer, known answer) is compared once.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from threading import Lock
 from typing import Any, NamedTuple
 
+from srl.rewards.answer_text import Reading, is_working, known_answer, last_box, read_answer
+from srl.rewards.notation import plain
 from srl.rewards.workers import Failure, Workers
 
-TIMEOUT_SECONDS = 10.0
+CPU_SECONDS = 2.0
+"""For one comparison; of the processor's time, so that a busy machine makes no right answer wrong."""
 MEMORY_BYTES = 4 * 2**30
 MAX_WORKERS = 8
 """Each holds sympy, about 100 MB; eight compare over a thousand answers per second."""
-PAIRS_PER_TASK = 64
 PAIRS_REMEMBERED = 50_000
-TAIL_CHARACTERS = 2_000
-"""A text without a box is read from its end; a box with more in it than this holds no answer."""
-PASSAGE_CHARACTERS = 50
-"""Boxes no further apart may be one answer."""
 
 
 class Verdict(NamedTuple):
@@ -53,76 +52,46 @@ class Rules:
     allow_set_relation_comp: bool = False
 
 
+NOT_KNOWN = ""
+"""A known answer that is none."""
+
 Pair = tuple[str, str]
 """What to read the answer from, and the known answer."""
 
 _known: dict[tuple[Pair, Rules], Verdict] = {}
+_judging = Lock()
 
 
 def are_correct(texts: list[str], answers: list[str]) -> list[bool]:
     """Whether the final answer in each text (a whole solution) equals the known one; in parallel on all cores.
 
-    A text without an answer, or one that takes over 10 s or 4 GiB to compare, is wrong.
+    A text without an answer, or one that takes over 2 s or 4 GiB to compare, is wrong.
     """
     return [verdict.correct for verdict in judge(texts, answers)]
 
 
 def judge(texts: Sequence[str], answers: Sequence[str], rules: Rules = Rules()) -> list[Verdict]:
-    """As `are_correct`, with what was read and why a comparison failed."""
-    read = str if rules.whole_text else _readable
-    pairs = [(read(text), answer) for text, answer in zip(texts, answers, strict=True)]
-    verdicts = {pair: _known[pair, rules] for pair in pairs if (pair, rules) in _known}
-    new = [pair for pair in dict.fromkeys(pairs) if pair not in verdicts]
-    size = max(1, min(PAIRS_PER_TASK, len(new) // (8 * _n_workers())))
-    verdicts |= zip(new, _compare(new, rules, size), strict=True)
-    _remember({(pair, rules): verdicts[pair] for pair in new})
-    return [verdicts[pair] for pair in pairs]
+    """As `are_correct`, with what was read and why a comparison failed. Threads wait for one another."""
+    if rules.whole_text:
+        readings, known = [Reading(text, None) for text in texts], list(answers)
+    else:
+        readings, known = [read_answer(text) for text in texts], [_plain_known(answer) for answer in answers]
+    pairs = [(reading.text, answer) for reading, answer in zip(readings, known, strict=True)]
+    with _judging:
+        verdicts = {pair: _known[pair, rules] for pair in pairs if (pair, rules) in _known}
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in verdicts]
+        verdicts |= zip(new, _compare(new, rules), strict=True)
+        _remember({(pair, rules): verdicts[pair] for pair in new})
+    return [
+        verdicts[pair] if reading.written is None else verdicts[pair]._replace(answer=reading.written)
+        for reading, pair in zip(readings, pairs, strict=True)
+    ]
 
 
-def last_box(text: str) -> str | None:
-    r"""The content of the last closed `\boxed{}`, as the evaluation of Qwen2.5-Math reads an answer.
-
-    >>> last_box(r"\boxed{1}, no: \boxed{\frac{1}{2}}, or \boxed{3")
-    '\\frac{1}{2}'
-    """
-    spans = _boxes(text)
-    return _content(text, *spans[-1]) if spans else None
-
-
-def _content(text: str, start: int, end: int) -> str:
-    return text[text.index("{", start) + 1 : end - 1].strip()
-
-
-def _boxes(text: str) -> list[tuple[int, int]]:
-    """Start and end of every closed box, by start; in one pass, for a degenerate text has many that stay open."""
-    opened: list[int | None] = []
-    closed = []
-    for token in re.finditer(r"\\boxed\s*\{|\\.|[{}]", text):
-        if token[0].endswith("{") and token[0] != r"\{":
-            opened.append(token.start() if token[0] != "{" else None)
-        elif token[0] == "}" and opened:
-            start = opened.pop()
-            if start is not None:
-                closed.append((start, token.end()))
-    return sorted(closed)
-
-
-def _readable(text: str) -> str:
-    r"""The part of a text that its answer is read from: the last box alone, for most texts have one.
-
-    Boxes close to one another, such as `\boxed{1} and \boxed{2}`, are left to math-verify with their paragraph. So
-    is the end of a text without any box ("The answer is 42.").
-    """
-    boxes = _boxes(text)
-    if not boxes:
-        return text[-TAIL_CHARACTERS:]
-    start, end = boxes[-1]
-    if end - start > TAIL_CHARACTERS:
-        return r"\boxed{}"
-    if len(boxes) == 1 or start - boxes[-2][1] > PASSAGE_CHARACTERS:
-        return rf"\boxed{{{_content(text, start, end)}}}"
-    before, after = text[max(0, start - TAIL_CHARACTERS) : start], text[end : end + PASSAGE_CHARACTERS]
-    return before[before.rfind("\n\n") + 1 :] + text[start:end] + after.split("\n\n")[0]
+@lru_cache(maxsize=4096)
+def _plain_known(answer: str) -> str:
+    known = known_answer(answer)
+    return NOT_KNOWN if known is None else plain(known)
 
 
 def _remember(verdicts: dict[tuple[Pair, Rules], Verdict]) -> None:
@@ -131,18 +100,13 @@ def _remember(verdicts: dict[tuple[Pair, Rules], Verdict]) -> None:
         _known.pop(key, None)
 
 
-def _compare(pairs: list[Pair], rules: Rules, size: int) -> list[Verdict]:
-    tasks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    results = _workers().map([(task, rules) for task in tasks], TIMEOUT_SECONDS)
-    verdicts: list[Verdict] = []
-    for task, result in zip(tasks, results, strict=True):
-        if not isinstance(result, Failure):
-            verdicts += result
-        elif len(task) > 1:  # one of them failed: the others are not lost
-            verdicts += _compare(task, rules, size=1)
-        else:  # too expensive to be an answer: data, not an error
-            verdicts.append(Verdict(False, last_box(task[0][0]), result.reason))
-    return verdicts
+def _compare(pairs: list[Pair], rules: Rules) -> list[Verdict]:
+    results = _workers().map([(pair, rules) for pair in pairs], CPU_SECONDS)
+    # A pair over the limits is too expensive to be an answer: data, not an error.
+    return [
+        Verdict(False, last_box(pair[0]), result.reason) if isinstance(result, Failure) else result
+        for pair, result in zip(pairs, results, strict=True)
+    ]
 
 
 def _n_workers() -> int:
@@ -151,28 +115,31 @@ def _n_workers() -> int:
 
 @cache
 def _workers() -> Workers:
-    return Workers(_verify_all, _n_workers(), MEMORY_BYTES, prepare=_load_math_verify)
+    return Workers(_verify, _n_workers(), MEMORY_BYTES, prepare=_load_math_verify)
 
 
 def _load_math_verify() -> None:
     import logging
 
-    import math_verify  # noqa: F401  # now, so that no answer's time limit pays for it
+    from math_verify import parse, verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns where its own time limit is off
+    # Once, so that no answer's time limit pays for what is loaded at the first comparison.
+    verify(parse("$x + 1$", parsing_timeout=None), parse(r"\boxed{1 + x}", parsing_timeout=None), timeout_seconds=None)
 
 
-def _verify_all(task: tuple[list[Pair], Rules]) -> list[Verdict]:
-    pairs, rules = task
-    return [_verify(text, answer, rules) for text, answer in pairs]
-
-
-def _verify(text: str, answer: str, rules: Rules) -> Verdict:
+def _verify(task: tuple[Pair, Rules]) -> Verdict:
+    (text, answer), rules = task
+    box = last_box(text)
+    if answer == NOT_KNOWN:
+        return Verdict(False, box, "the known answer is not known")
+    if not rules.whole_text and box and is_working(box, answer):
+        return Verdict(False, box)
     from math_verify import parse, verify
 
     gold = _parse_known(answer, rules)
     found = parse(_latex_numbers(text), _targets(rules), parsing_timeout=None)
-    written = last_box(text) or next((item for item in reversed(found) if isinstance(item, str)), None)
+    written = box or next((item for item in reversed(found) if isinstance(item, str)), None)
     if _clearly_differ(gold, found, rules):
         return Verdict(False, written)
     equal = verify(

@@ -17,6 +17,7 @@ from itertools import count
 from typing import Any
 
 from srl.chat.prompts import Completion, completion_text, parse_completion, user_text
+from srl.rewards.answer_text import known_answer
 from srl.rewards.answers import are_correct
 from srl.rewards.similarity import Elements, matched, ratios_batch
 from srl.runs.recipe import Reward
@@ -129,10 +130,10 @@ def answer_correctness(
     truncated: Sequence[bool] | None = None,
     log_extra: Callable[[str, list[Any]], None] | None = None,
     **columns: Any,
-) -> list[float]:
+) -> list[float | None]:
     """RLVR's reward: 1.0 if the final answer equals the known one (`math-verify`), else 0.0.
 
-    A truncated completion is wrong.
+    A truncated completion is wrong. None, which TRL leaves out, where the known answer is not known ("proof").
     """
     cut_off = truncated or [False] * len(completions)
     right = are_correct([completion_text(c) for c in completions], list(answer))
@@ -140,7 +141,10 @@ def answer_correctness(
         if "trajectory_id" in columns:
             log_extra("trajectory_id", list(columns["trajectory_id"]))
         log_extra("answer", list(answer))
-    return [float(r and not t) for r, t in zip(right, cut_off, strict=True)]
+    return [
+        None if known_answer(known) is None else float(r and not t)
+        for r, t, known in zip(right, cut_off, answer, strict=True)
+    ]
 
 
 _SPELLINGS = {

@@ -1,8 +1,9 @@
 """Worker processes with a hard limit of time and memory per task.
 
-The kernel ends a worker at its limit, whatever code it is in: by the default action of SIGALRM, and by RLIMIT_AS.
+The kernel ends a worker at its limit, whatever code it is in: by the default action of SIGPROF, and by RLIMIT_AS.
 Each worker has a pipe of its own and shares no lock, so that one which ends takes only its own task with it; another
 takes its place. (Pools of `concurrent.futures` and Pebble break as a whole when a worker is killed from outside.)
+Tasks travel in batches, results one by one: what was done before a worker ended is not done again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ from typing import Any, NamedTuple
 
 from srl.errors import UserError
 
+BATCH = 64
+"""Tasks given to a worker at once, at most."""
+STANDSTILL = 10
+"""So many times its limit of processor time may pass on the clock: a worker that waits for nothing is not busy."""
+OUT_OF_MEMORY = 77
+"""Exit code of a worker at its limit of memory."""
+
 
 class Failure(NamedTuple):
     """Instead of a result."""
@@ -27,7 +35,7 @@ class Failure(NamedTuple):
     reason: str
 
 
-DIED = Failure("memory or a crash")
+TIME, MEMORY, DIED = Failure("time"), Failure("memory"), Failure("a crash")
 
 
 class Workers:
@@ -50,7 +58,7 @@ class Workers:
         self.lock = Lock()
         self.workers: list[_Worker] = []
 
-    def map(self, tasks: Sequence[Any], seconds: float) -> list[Any]:
+    def map(self, tasks: Sequence[Any], cpu_seconds: float) -> list[Any]:
         """The results in order, with a `Failure` for each task over its limits. Safe to call from threads, in turn.
 
         A task whose worker dies is given to another one once: it may have been killed from outside.
@@ -60,33 +68,36 @@ class Workers:
         """
         with self.lock:
             try:
-                return self._map(tasks, seconds)
+                return self._map(tasks, cpu_seconds)
             except BaseException:
                 for worker in self.workers:  # one of them may still answer what nobody asks any more
                     worker.process.kill()
                 self.workers = []
                 raise
 
-    def _map(self, tasks: Sequence[Any], seconds: float) -> list[Any]:
+    def _map(self, tasks: Sequence[Any], cpu_seconds: float) -> list[Any]:
         results: list[Any] = [None] * len(tasks)
-        waiting = deque(enumerate(tasks))
+        waiting = deque(range(len(tasks)))
+        size = max(1, min(BATCH, len(tasks) // (8 * self.count)))
         died: set[int] = set()
-        while waiting or any(worker.task is not None for worker in self.workers):
+        while waiting or any(worker.tasks for worker in self.workers):
             while len(self.workers) < min(self.count, len(tasks)):
                 self.workers.append(_Worker(*self.arguments))
             for worker in self.workers:
                 if waiting and worker.idle:
-                    worker.give(*waiting.popleft(), seconds)
+                    batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                    worker.give(batch, [tasks[index] for index in batch], cpu_seconds)
             ready = wait([worker.connection for worker in self.workers if not worker.idle])
             for worker in [worker for worker in self.workers if worker.connection in ready]:
-                task, result = worker.task, worker.take()
-                if not worker.process.is_alive():
+                task, result = worker.take()
+                if worker.ended:
                     self.workers.remove(worker)
+                    waiting.extendleft(reversed(worker.tasks))
                 if task is None:  # it had none yet: it was starting
                     continue
                 if result == DIED and task not in died:
                     died.add(task)
-                    waiting.append((task, tasks[task]))
+                    waiting.append(task)
                 else:
                     results[task] = result
         return results
@@ -101,27 +112,31 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.idle = False  # until it says that it is prepared
-        self.task: int | None = None
+        self.ended = False
+        self.tasks: deque[int] = deque()
+        """Given and not yet answered; the first is the one it works on."""
 
-    def give(self, index: int, task: Any, seconds: float) -> None:
-        self.idle, self.task = False, index
+    def give(self, indices: Sequence[int], tasks: Sequence[Any], cpu_seconds: float) -> None:
+        self.idle, self.tasks = False, deque(indices)
         with suppress(OSError):  # it has ended; `take` will find so
-            self.connection.send((task, seconds))
+            self.connection.send((tasks, cpu_seconds))
 
-    def take(self) -> Any:
-        """The result of its task; nothing if it has just started."""
-        starting, self.task = self.task is None, None
+    def take(self) -> tuple[int | None, Any]:
+        """The task that has ended and its result; no task if it has just started."""
+        task = self.tasks.popleft() if self.tasks else None
         try:
             result = self.connection.recv()
         except (EOFError, OSError):
             self.process.join()
-            if starting and self.process.exitcode == 1:  # an exception; its traceback is on standard error
+            self.ended = True
+            if task is None and self.process.exitcode == 1:  # an exception; its traceback is on standard error
                 raise RuntimeError("a worker process could not start") from None
-            return Failure("time") if self.process.exitcode == -signal.SIGALRM else DIED
-        self.idle = True
+            limits = {-signal.SIGPROF: TIME, -signal.SIGALRM: TIME, OUT_OF_MEMORY: MEMORY}
+            return task, limits.get(self.process.exitcode or 0, DIED)
+        self.idle = not self.tasks
         if isinstance(result, Exception):
             raise result
-        return result
+        return task, result
 
 
 def _work(connection: Connection, function: Callable[[Any], Any], memory: int, prepare: Callable[[], None]) -> None:
@@ -130,18 +145,21 @@ def _work(connection: Connection, function: Callable[[Any], Any], memory: int, p
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent ends us
     prepare()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    result: Any = None
+    connection.send(None)
     while True:
-        connection.send(result)
         try:
-            task, seconds = connection.recv()
+            tasks, cpu_seconds = connection.recv()
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        try:
-            result = function(task)
-        except MemoryError:
-            os._exit(1)
-        except Exception as error:
-            result = error
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for task in tasks:
+            signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+            signal.setitimer(signal.ITIMER_REAL, STANDSTILL * cpu_seconds)
+            try:
+                result = function(task)
+            except MemoryError:
+                os._exit(OUT_OF_MEMORY)
+            except Exception as error:
+                result = error
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(result)

@@ -17,6 +17,7 @@ from srl.chat.tokenizer import Chat
 from srl.data.folder import COLUMNS, rows_file
 from srl.errors import UserError
 from srl.files import arrow_schema, read_values
+from srl.rewards.answer_text import known_answer
 from srl.runs.folder import RunFolder
 from srl.runs.recipe import Recipe
 
@@ -98,7 +99,7 @@ def _sft_row(chat: Chat, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_known_answer(rows: Dataset, path: Path) -> Dataset:
-    known = rows.filter(lambda row: row["answer"] is not None)
+    known = rows.filter(lambda row: known_answer(row["answer"]) is not None)
     if not known:
         raise UserError(f"{path}: none of {len(rows)} problems has a known answer; give srl steps an --answer-field")
     if len(known) < len(rows):
