@@ -138,6 +138,14 @@ KINDS = {
         (r"\boxed{\text{Eve}}", r"\text{Even}", False),
         ("Answer: red and blue", r"\text{red and blue}", True),
     ],
+    "delimiters": [
+        (r"\boxed{\(2\) and \(3\)}", "2, 3", True),
+        (r"\boxed{$2$ and $3$}", "2, 3", True),
+        (r"Answer: \(x = 2\) or \(x = 3\)", "x=2, x=3", True),
+        (r"Answer: \(x = 2\) or \(x = 3\)", "3", False),
+        (r"\boxed{\[ 7 \]}", "$7$", True),
+        (r"\boxed{\$5 and \$7}", "5, 7", True),
+    ],
     "all sorts": [
         (r"\boxed{1\,000}", "1000", True),
         (r"\boxed{1 000}", "1,000", True),

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from srl.rewards.notation import plain, quantity
+from srl.rewards.notation import FORMULA, plain, quantity, without_delimiters
 
 TAIL_CHARACTERS = 2_000
 """A text without a box is read from its end; a box with more in it than this holds no answer."""
@@ -36,7 +36,6 @@ _MARK = re.compile(
 _OPENING = re.compile(r"(?i)(?:[\s:：*_=}]|(?:therefore|thus|then|hence|simply|given by|equal to)\b)*")
 _CLOSING = re.compile(r"(?i)[\s*_]*(?:\.?\s*I hope (?:it|this) is correct.*|</answer>.*|<\|.*)?[\s*_]*$", re.S)
 
-_FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$[^$\n]+(?<!\\)\$(?!\d)|\\\(.+?\\\)|\\\[.+?\\\]", re.S)
 _VALUE = re.compile(
     r"[(\[][^()\[\]\n]*\d[^()\[\]\n]*[)\]]|(?<![\w.])[-+−]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?(?:\s*\\?%)?"
 )
@@ -79,13 +78,13 @@ def marked_answer(text: str) -> str | None:
 def _answer_behind(rest: str) -> str | None:
     rest = rest[_OPENING.match(rest).end() :]  # type: ignore[union-attr]
     if display := re.match(r"\$\$.+?\$\$|\\\[.+?\\\]", rest, re.S):
-        return _unformatted(display[0])
+        return without_delimiters(display[0])
     line, _, below = rest.partition("\n")
     line = _CLOSING.sub("", line)
     if line.endswith(":") and below:  # it announces what stands below
         return _answer_behind(below)
-    if not _PROSE.search(_FORMULA.sub("", line)) or quantity(_unformatted(line)) is not None:
-        return _unformatted(line) or None
+    if not _PROSE.search(FORMULA.sub("", line)) or quantity(without_delimiters(line)) is not None:
+        return without_delimiters(line) or None
     return _of_sentence(line)
 
 
@@ -96,16 +95,10 @@ def _of_sentence(sentence: str) -> str | None:
         return words if len(words.split()) <= WORDS_OF_AN_ANSWER else None
     behind = sentence[max((verb.end() for verb in _VERB.finditer(sentence)), default=0) :]
     for part in (behind, sentence):
-        found = [_unformatted(item) for item in _FORMULA.findall(part)] or _VALUE.findall(part)
+        found = [without_delimiters(item) for item in FORMULA.findall(part)] or _VALUE.findall(part)
         if found:
             return ", ".join(item.strip() for item in found)
     return None
-
-
-def _unformatted(text: str) -> str:
-    """A line without the delimiters of its formulas and its full stop."""
-    inner = _FORMULA.sub(lambda found: found[0].strip("$") if found[0][0] == "$" else found[0][2:-2], text).strip()
-    return re.sub(r"[*_\s]*(?<!\.)\.?[*_\s]*$", "", inner)
 
 
 def known_answer(value: Any) -> str | None:
@@ -135,7 +128,7 @@ def _known_text(text: str) -> str | None:
         answer = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer)
     if words_of(answer) in UNKNOWN:
         return None
-    return answer if (value := quantity(_unformatted(answer))) is None else value
+    return answer if (value := quantity(without_delimiters(answer))) is None else value
 
 
 def _last_boxes(text: str) -> list[str]:

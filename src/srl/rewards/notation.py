@@ -29,7 +29,8 @@ _ROOT_OF = re.compile(r"(\\sqrt(?:\[[34]\])?)\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-
 _GROUPED = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?:(?:\\,|\\!|,\\!|\{,\}|\\ |~| )\d{3})+)(?![\d,]|\.\d*,)")
 """Thousands set apart as only they are. A plain comma is left to math-verify: it may part two answers."""
 
-_WRAPPED = re.compile(r"\$\$(.*)\$\$|\$([^$]*)\$|\\\((.*)\\\)|\\\[(.*)\\\]", re.S)
+FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$[^$\n]+(?<!\\)\$(?!\d)|\\\(.+?\\\)|\\\[.+?\\\]", re.S)
+"""With its delimiters. `$5 and $7` is none."""
 _TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 
 _FUNCTION = re.compile(r"(?<![A-Za-z\\])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|ln|log|exp)(?=\s*\()")
@@ -70,7 +71,7 @@ def plain(answer: str) -> str:
     >>> [plain(text) for text in ("½", "2√3", "2**(1/4)", r"\$1,250", "36°", "22 km/h", "Mia")]
     ['\\frac{1}{2}', '2\\sqrt{3}', '2^{1/4}', '1250', '36', '22', '\\text{Mia}']
     """
-    text = _as_programs_write(_unicode(_unwrapped(answer)))
+    text = _as_programs_write(_unicode(without_delimiters(answer)))
     text = _thousands(text)
     if (value := quantity(text)) is not None:
         return value.strip()
@@ -121,18 +122,20 @@ def _is_unit(unit: str, separated: bool) -> bool:
     )
 
 
-def _unwrapped(text: str) -> str:
-    """Without the delimiters of a formula and the full stop of a sentence; a text in `\\text{}` that is no word."""
-    text = text.strip()
-    while True:
-        before = text
-        text = text.rstrip(".").strip() if re.search(r"[^.]\.$", text) else text
-        if whole := _WRAPPED.fullmatch(text):
-            text = next(group for group in whole.groups() if group is not None).strip()
-        if (whole := _TEXT.fullmatch(text)) and re.search(r"\d", whole[1]):
-            text = whole[1].strip()
-        if text == before:
-            return text
+def without_delimiters(text: str) -> str:
+    r"""A text without the delimiters of its formulas, emphasis around it, and the full stop of a sentence.
+
+    >>> without_delimiters(r"**$x = 5$ or \(x = 2\).**"), without_delimiters("$5 and $7")
+    ('x = 5 or x = 2', '$5 and $7')
+    """
+    bare = FORMULA.sub(_inside, text).strip()
+    bare = re.sub(r"^(?:\*\*|__)\s*|[*_\s]*(?<!\.)\.?[*_\s]*$", "", bare)
+    whole = _TEXT.fullmatch(bare)
+    return whole[1].strip() if whole and re.search(r"\d", whole[1]) else bare  # a number is no word
+
+
+def _inside(formula: re.Match[str]) -> str:
+    return formula[0][2:-2] if formula[0].startswith(("$$", "\\")) else formula[0][1:-1]
 
 
 def _unicode(text: str) -> str:
