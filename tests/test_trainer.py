@@ -158,6 +158,47 @@ def test_resuming_repeats_the_same_numbers_with_refills(tiny_model, tmp_path):
     assert state["position"] > 0
 
 
+def test_a_completion_that_is_masked_counts_for_nothing(tiny_model, tmp_path):
+    """Out of the loss is out of the group: not in mean, std and filter. In evaluation it stays malformed."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+
+    def rollout(prompts, trainer):
+        ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+        ends = [21 if i % 4 == 0 else tokenizer.eos_token_id for i in range(len(ids))]  # each fourth is cut off
+        completions = [[5 + i % 3, 20, end] for i, end in enumerate(ends)]
+        return {"prompt_ids": ids, "completion_ids": completions, "logprobs": [[-1.0] * 3] * len(ids)}
+
+    def reward(completion_ids, truncated, id, **_):
+        """Without the malformed ones, the completions of every other prompt are all alike."""
+        draws = [0.5 if row % 2 else ids[0] / 10 for ids, row in zip(completion_ids, id, strict=True)]
+        return [-1.0 if cut_off else draw for cut_off, draw in zip(truncated, draws, strict=True)]
+
+    trainer = SRLTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model),
+        processing_class=tokenizer,
+        reward_funcs=reward,
+        args=SRLConfig(
+            **options(tmp_path, max_steps=1, num_generations=8, num_generations_eval=4, mask_truncated_completions=True)
+        ),
+        train_dataset=rows(),
+        rollout_func=rollout,
+    )
+    batches = []
+    score = trainer._generate_and_score_completions
+    trainer._generate_and_score_completions = lambda inputs: batches.append(score(inputs)) or batches[-1]
+    trainer.train()
+    masked = batches[0]["completion_mask"].sum(dim=1) == 0
+    advantages = batches[0]["advantages"]
+    assert masked.sum() == 4
+    assert (advantages[masked] == 0).all()
+    assert advantages[~masked].view(2, 6).sum(dim=1).abs().max() < 1e-3
+    assert (advantages.view(2, 8).abs().max(dim=1).values > 0.5).all()  # a group that only −1 told apart was dropped
+    line = trainer.state.log_history[0]
+    assert line["refills"] > 0
+    assert line["reward_before_filtering"] > 0.4
+    assert trainer.evaluate(rows(8))["eval_reward"] < 0.2
+
+
 def scripted_similarity(completions, **_):
     """Narrow rewards; every fourth completion is malformed."""
     draws = [random.Random(completion[0]["content"]).random() for completion in completions]
