@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, answer_prompt, user_text
+from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, answer_prompt, format_completion, parse_completion, user_text
 from srl.data.decontaminate import BenchmarkProblems
 from srl.data.folder import COLUMNS, as_row
 from srl.data.sources import Dropped, Found, Item, Source, read_trajectories
@@ -69,6 +69,8 @@ class Report:
     shortened_observations: int = 0
     repeated_problems: int = 0
     without_steps_to_ask: int = 0
+    malformed: Counter[str] = field(default_factory=Counter)
+    """Step instances left out, and thoughts left out of others: no completion can say them and be well formed."""
     instances: Counter[str] = field(default_factory=Counter)
     problems: Counter[str] = field(default_factory=Counter)
     families: Counter[str] = field(default_factory=Counter)
@@ -99,6 +101,9 @@ class Report:
             lines.append(f"  {self.repeated_problems:8d}  are further trajectories of a problem seen before")
         if self.without_steps_to_ask:
             lines.append(f"  {self.without_steps_to_ask:8d}  have no step that is asked for (--targets)")
+        lines += [
+            f"  {count:8d}  {what}, which no well-formed completion says" for what, count in self.malformed.items()
+        ]
         lines += [f"  no trajectories in {path}: skipped" for path in self.found.skipped_files]
         for name, values in self.sizes.items():
             sizes = quantiles(values)
@@ -209,6 +214,12 @@ class _Writer:
             self._row(f"{split}.problems", as_row(whole_problem(trajectory, options.answer_system_prompt)))
 
     def _instance(self, split: str, instance: StepInstance) -> None:
+        if error := _format_error(instance.thought or "thought", instance.expert_action):
+            if _format_error("thought", instance.expert_action):
+                self.report.malformed[f"steps with {error}"] += 1
+                return
+            self.report.malformed[f"thoughts with {error}"] += 1
+            instance = replace(instance, thought=None)
         texts = {"prompt": "\n".join(m["content"] for m in instance.prompt), "action": instance.expert_action}
         for name, text in texts.items():
             self.report.size(f"characters per {name}", len(text))
@@ -223,6 +234,11 @@ class _Writer:
     def _row(self, name: str, row: dict[str, Any]) -> None:
         if name in self.writers:
             self.writers[name].write(row)
+
+
+def _format_error(thought: str, action: str) -> str | None:
+    """Why a completion of this thought and action is malformed; None if it is well formed."""
+    return parse_completion(format_completion(thought, action)).format_error
 
 
 def whole_problem(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PROMPT) -> Problem:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srl.data.formats.fields import facts, first_text, items, kind, mapping, optional_text, submapping, verdict
+from srl.data.formats.thoughts import reasoning_of, untagged
 from srl.data.formats.turns import call_line, joined, read_turn, tools_text, unix
 from srl.errors import Unusable, UserError
 from srl.files import Row
@@ -186,8 +187,7 @@ def _act(event: dict[str, Any], steps: list[_Open], causes: dict[Any, _Open], th
     step = steps[-1]
     step.calls.append(call)
     said = first_text(submapping(event, "args"), ("thought",)) or first_text(message, ("content",)) or ""
-    reasoning = first_text(message, ("reasoning_content",)) or ""
-    for thought in (*thoughts, reasoning, said):
+    for thought in (*thoughts, reasoning_of(message), untagged(said)):
         if thought.strip() and thought not in step.thoughts and thought != call:
             step.thoughts.append(thought)
     if isinstance(event.get("id"), int | str):

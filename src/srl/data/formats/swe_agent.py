@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from srl.data.formats.fields import facts, first_text, items, mapping, optional_text, submapping, verdict
+from srl.data.formats.thoughts import untagged
 from srl.data.formats.turns import Turn, converse, is_messages, joined, parse, read_turn
 from srl.errors import UserError
 from srl.files import Row
@@ -101,7 +102,7 @@ def _turns(value: dict[str, Any], where: str) -> Iterator[Turn]:
         yield Turn(
             "assistant",
             _command(optional_text(fields.get("action"), "action", place)),
-            optional_text(fields.get("response") if thought is None else thought, "thought", place).strip(),
+            untagged(optional_text(fields.get("response") if thought is None else thought, "thought", place).strip()),
         )
         yield Turn("tool", optional_text(fields.get("observation"), "observation", place))
 
@@ -125,7 +126,7 @@ def _commanded(message: dict[str, Any], turn: Turn, where: str) -> Turn:
     """An assistant message of a history, as its command: given, called, or in its last code block."""
     action = message.get("action")
     if action is not None:
-        thought = optional_text(message.get("thought"), "thought", where).strip()
+        thought = untagged(optional_text(message.get("thought"), "thought", where).strip())
         return Turn("assistant", _command(optional_text(action, "action", where)), thought)
     if turn.calls:
         return turn
@@ -141,7 +142,8 @@ def _commanded(message: dict[str, Any], turn: Turn, where: str) -> Turn:
     if not blocks:
         return Turn("assistant", "")  # SWE-agent asks again for a turn without a block
     start, end = blocks[-1]
-    return Turn("assistant", _command(turn.text[start.end() : end.start()]), turn.text[: start.start()].strip())
+    thought = joined([turn.thought, turn.text[: start.start()].strip()])
+    return Turn("assistant", _command(turn.text[start.end() : end.start()]), thought)
 
 
 def _command(action: str) -> str:
