@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srl.data.formats.solutions import Columns
+from srl.data.formats.columns import Columns
+from srl.data.inputs import HubSource, hub_rows
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import FORMATS, Dropped, Found, Source, read_trajectories
 from srl.errors import UserError
@@ -83,13 +84,11 @@ def test_hub_rows_stream_with_split_and_columns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me/set").mkdir(parents=True)
     write_jsonl(tmp_path / "me/set/test.jsonl", [{"q": f"problem {i}", "a": solution(3)} for i in range(4)])
-    from srl.data.sources import hub_rows
-
-    rows = list(hub_rows(Source("me/set", split="test")))
+    rows = list(hub_rows(HubSource("me/set", None, "test", None)))
     assert [row.where for row in rows] == [f"me/set[{i}]" for i in range(4)]
     assert rows[3].value == {"q": "problem 3", "a": solution(3)}
     with pytest.raises(UserError, match=r"me/set: .*Hub data set"):
-        list(hub_rows(Source("me/set", split="nosuch")))
+        list(hub_rows(HubSource("me/set", None, "nosuch", None)))
 
 
 def test_what_is_neither_file_nor_hub_data_set_is_one_line(tmp_path):
@@ -110,7 +109,7 @@ def test_each_file_of_a_folder_has_a_format_of_its_own(tmp_path):
     assert kept(items) == ["r1", "b", "c"]
     assert found.formats == {"numbered-solutions": 1, "messages": 1, "srl": 1}
     assert found.recognised_by["messages"] == "`messages` with roles"
-    assert [Path(path).name for path in found.skipped_files] == ["notes.txt", "d.jsonl"]
+    assert [Path(path).name for path in found.skipped_files] == ["d.jsonl", "notes.txt"]
 
 
 def test_rows_of_several_formats_in_one_file_are_each_read(tmp_path):

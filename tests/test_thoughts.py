@@ -17,7 +17,8 @@ MARKED = [
     "We try 6 * 7.</think>It is 42.",
     "We try 6 * 7.\n</think>\nIt is 42.",
     "We try 6 * 7. </think>\n\nIt is 42.",
-    "<|begin_of_thought|>\n\nWe try 6 * 7.\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\nIt is 42.\n\n<|end_of_solution|>",
+    "<|begin_of_thought|>\n\nWe try 6 * 7.\n\n<|end_of_thought|>\n\n"
+    "<|begin_of_solution|>\n\nIt is 42.\n\n<|end_of_solution|>",
     "[THINK]We try 6 * 7.[/THINK]It is 42.",
     "◁think▷We try 6 * 7.◁/think▷It is 42.",
     "<seed:think>We try 6 * 7.</seed:think>It is 42.",

@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from srl.data.formats.fields import facts, first_text, items, mapping, optional_text, submapping, text, verdict
+from srl.data.formats.fields import facts, first_text, items, mapping, optional_text, submapping, text
+from srl.data.formats.labels import verdict
 from srl.data.formats.messages import messages_of
 from srl.data.formats.turns import Act, Turn, call_line, converse, is_messages, read_turn, said_or_called
 from srl.files import Row
@@ -67,6 +68,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         id=trajectory_id,
         problem=found.problem,
         steps=found.steps,
+        environment=True,
         verified=verified,
         instructions=found.instructions,
         metadata=facts(row.where, NAME, value, skipped_turns=found.skipped, exit_status=status, model=model),

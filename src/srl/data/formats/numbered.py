@@ -120,16 +120,20 @@ def cut_steps(solution: str) -> Cut:
     text = solution.strip()
     if not text:
         raise NotNumbered("empty solution")
-    # The same text, offset for offset, with code and closed formulas made unreadable.
-    masked = _OPAQUE.sub(lambda found: found[0] if "" in found.groups() else "x" * len(found[0]), text)
-    headings = _choose(_numbered_lines(masked))
+    readable = masked(text)
+    headings = _choose(_numbered_lines(readable))
     family = max(heading.family for heading in headings)  # the plainest, if they differ
-    trailer = _trailer_start(masked, headings, is_list=_NAMES[family].startswith("1."))
+    trailer = _trailer_start(readable, headings, is_list=_NAMES[family].startswith("1."))
     starts = [0, *(heading.start for heading in headings[1:]), trailer]
     steps = [_step(text, heading, *span) for heading, span in zip(headings, pairwise(starts), strict=True)]
     first, _, rest = text[trailer:].strip().partition("\n")
     conclusion = rest.strip() if _IS_RULE(first) else text[trailer:].strip()
     return Cut(tuple(steps), conclusion or None, _NAMES[family])
+
+
+def masked(text: str) -> str:
+    """The same text, offset for offset, with code and closed formulas made unreadable."""
+    return _OPAQUE.sub(lambda found: found[0] if "" in found.groups() else "x" * len(found[0]), text)
 
 
 def _numbered_lines(masked: str) -> list[_Line]:

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from srl.data.formats.fields import facts, first_text, items, kind, mapping, optional_text, submapping, verdict
+from srl.data.formats.fields import facts, first_text, items, kind, mapping, optional_text, submapping
+from srl.data.formats.labels import verdict
 from srl.data.formats.thoughts import reasoning_of, untagged
 from srl.data.formats.turns import call_line, joined, read_turn, tools_text, unix
 from srl.errors import Unusable, UserError
@@ -111,6 +112,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         id=trajectory_id,
         problem=problem,
         steps=tuple(_closed(step) for step in steps),
+        environment=True,
         verified=verdict(value),
         instructions=joined(instructions) or None,
         metadata=facts(row.where, NAME, value),

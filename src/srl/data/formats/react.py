@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from srl.data.formats.fields import facts, first_text, mapping, verdict
+from srl.data.formats.fields import facts, first_text, mapping
+from srl.data.formats.labels import verdict
 from srl.data.formats.thoughts import untagged
 from srl.data.formats.turns import Act, call_line, unix
 from srl.errors import Unusable
@@ -76,6 +77,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         id=trajectory_id,
         problem=problem.strip(),
         steps=steps,
+        environment=True,
         verified=verdict(value),
         metadata=facts(row.where, NAME, value),
     )

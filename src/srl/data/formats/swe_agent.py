@@ -17,7 +17,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from srl.data.formats.fields import facts, first_text, items, mapping, optional_text, submapping, verdict
+from srl.data.formats.fields import facts, first_text, items, mapping, optional_text, submapping
+from srl.data.formats.labels import verdict
 from srl.data.formats.thoughts import untagged
 from srl.data.formats.turns import Turn, converse, is_messages, joined, parse, read_turn
 from srl.errors import UserError
@@ -29,7 +30,6 @@ NAME = "swe-agent"
 _MAIN = ("main", "primary")
 _EXIT = re.compile(r"exit_\w+").fullmatch
 _FENCE = re.compile(r"^```(\S*)[ \t\r]*$", re.M)
-_PREFIX = re.compile(r"(?:OBSERVATION|Observation):[ \t]*\r?\n?")
 
 
 def recognise(value: Any) -> str | None:
@@ -70,6 +70,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         id=trajectory_id,
         problem=found.problem,
         steps=found.steps,
+        environment=True,
         verified=verified,
         instructions=instructions or None,
         metadata=facts(row.where, NAME, value, skipped_turns=found.skipped, exit_status=status, instance_id=name),
@@ -90,7 +91,7 @@ def _turns(value: dict[str, Any], where: str) -> Iterator[Turn]:
         if turn.role == "system" and not turn.text:
             turn = turn._replace(text=optional_text(message.get("system_prompt"), "system_prompt", where))
         if turn.role != "assistant":
-            yield turn._replace(text=_PREFIX.sub("", turn.text, count=1) if _PREFIX.match(turn.text) else turn.text)
+            yield turn
         elif steps:
             break  # the rest is in the steps, which no history processor has shortened
         else:

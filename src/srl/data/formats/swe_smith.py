@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from srl.data.formats.fields import facts, first_text, verdict
+from srl.data.formats.fields import facts, first_text
+from srl.data.formats.labels import verdict
 from srl.data.formats.messages import messages_of
 from srl.data.formats.turns import Act, Turn, converse, read_turn
 from srl.errors import Unusable, UserError
@@ -30,7 +31,6 @@ NAME = "swe-smith"
 _OPEN = re.compile(r"<function=[^>\n]+>\s*")
 _CLOSE = "</function>"
 _CLOSE_AFTER_PARAMETER = re.compile(r"</parameter>\s*</function>")
-_PREFIX = re.compile(r"\s*(?:OBSERVATION|Observation|EXECUTION RESULT of \[[^\]\n]*\]):[ \t]*\r?\n?")
 
 _FIRST_TURNS = 12  # where a conversation shows its kind
 
@@ -59,6 +59,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         id=trajectory_id,
         problem=found.problem,
         steps=found.steps,
+        environment=True,
         verified=verdict(value),
         instructions=found.instructions,
         metadata=facts(row.where, NAME, value, skipped_turns=found.skipped),
@@ -80,12 +81,6 @@ def function_blocks(said: str) -> list[tuple[int, int]]:
     return blocks
 
 
-def without_prefix(observation: str) -> str:
-    """An observation without the word that announces it."""
-    found = _PREFIX.match(observation)
-    return observation[found.end() :] if found else observation
-
-
 def _act(turn: Turn) -> Act | None:
     blocks = function_blocks(turn.text)
     if len(blocks) != 1:
@@ -97,5 +92,4 @@ def _act(turn: Turn) -> Act | None:
 
 def _turns(row: Row) -> Iterator[Turn]:
     for index, message in enumerate(messages_of(row)):
-        turn = read_turn(message, f"{row.where}, message {index}")
-        yield turn if turn.role in ("system", "assistant") else turn._replace(text=without_prefix(turn.text))
+        yield read_turn(message, f"{row.where}, message {index}")

@@ -15,7 +15,7 @@ import ast
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from srl.data.formats.fields import first_text, items, kind, mapping, text
@@ -34,6 +34,7 @@ _THOUGHTS = ("reasoning", "thinking", "thought")
 _CALLS = ("tool_call", "tool_use", "tool-call", "function_call", "toolCall")
 _CONTENTS = ("text", "value", "content", "thinking", "reasoning", "refusal")
 
+_OBSERVATION = re.compile(r"\s*(?:OBSERVATION|Observation|EXECUTION RESULT of \[[^\]\n]*\]):[ \t]*\n?")
 _CALL_END = "</tool_call>"
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
 
@@ -159,6 +160,34 @@ def prompt_messages(prompt: Any, where: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
+def stretches(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """The turns with neighbouring ones of the assistant as one: what it says before its call belongs to the call.
+
+    Empty turns stay by themselves: they are no steps.
+    """
+    before: Turn | None = None
+    for turn in turns:
+        if before and before.role == turn.role == "assistant" and any(before[1:]) and any(turn[1:]):
+            texts, thoughts = joined([before.text, turn.text]), joined([before.thought, turn.thought])
+            before = Turn("assistant", texts, thoughts, before.calls + turn.calls)
+            continue
+        if before:
+            yield before
+        before = turn
+    if before:
+        yield before
+
+
+def tools_of(row: Mapping[str, Any]) -> Any:
+    """The tools that a row lists, wherever data sets keep them; None if it lists none."""
+    for place in (row, row.get("info"), row.get("metadata")):
+        if isinstance(place, dict):
+            for name in ("tools", "oai_tools", "functions", "available_tools"):
+                if place.get(name):
+                    return place[name]
+    return None
+
+
 def tools_text(tools: Any) -> str:
     """The tools column of a row, a list or a JSON text of one: one tool per line."""
     listed = parse(tools) if isinstance(tools, str) else tools
@@ -212,10 +241,16 @@ def converse(
     if not acts:
         raise Unusable("no action")
     steps = tuple(
-        Step(act.action, observation=unix(joined(seen)) if seen else None, thought=act.thought or None)
+        Step(act.action, observation=_unlabelled(unix(joined(seen))) if seen else None, thought=act.thought or None)
         for act, seen in acts
     )
     return Conversation(joined(instructions) or None, problem, steps, skipped)
+
+
+def _unlabelled(observation: str) -> str:
+    """An observation without the word that announces it: prompts announce it themselves."""
+    found = _OBSERVATION.match(observation)
+    return observation[found.end() :] if found else observation
 
 
 def joined(texts: Iterable[str]) -> str:
