@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from srl.data.formats.fields import kind
+from srl.data.formats.fields import first_text, kind
 from srl.data.formats.labels import RIGHT, WRONG, as_verdict
 from srl.data.formats.turns import parse
 from srl.errors import UserError
@@ -22,6 +22,8 @@ ANSWERS = (
 REFERENCES = ("solution", "output")
 """Columns whose solution is a data set's own: its answer counts as known. An expert's attempt is no authority."""
 
+_PROVE = re.compile(r"\b(?:prove|show) (?:that|the|if|for)\b|\bprove:", re.I)
+_FIND = re.compile(r"\b(?:find|determine|compute|calculate|evaluate|solve|how (?:many|much)|what (?:is|are))\b", re.I)
 _NOT_KNOWN = ("", "proof", "notfound", "not found", "none", "null", "nan", "n/a", "unknown")
 _MARK = "####"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # "1,000", as GSM8K writes it
@@ -123,7 +125,7 @@ def known_answer(row: Mapping[str, Any], solution: str | None = None) -> str | N
     `solution` is the column that is read as the expert's text, and no column of answers.
     """
     name = answer_column(row, solution)
-    if name is None:
+    if name is None or (name in REFERENCES and _asks_for_proof(first_text(row, PROBLEMS) or "")):
         return None
     text = _short_text(row[name])
     if name in ANSWERS or text is None:
@@ -141,6 +143,11 @@ def answer_column(row: Mapping[str, Any], solution: str | None = None) -> str | 
         if isinstance(text := row.get(name), str) and (is_bare(text) or last_box(text)):
             return name
     return None
+
+
+def _asks_for_proof(problem: str) -> bool:
+    """Whether a problem has no answer but a proof, whatever its solution puts into a box."""
+    return bool(_PROVE.search(problem)) and not _FIND.search(problem)
 
 
 def _short_text(value: Any) -> str | None:

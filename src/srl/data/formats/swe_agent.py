@@ -131,9 +131,21 @@ def _commanded(message: dict[str, Any], turn: Turn, where: str) -> Turn:
         return Turn("assistant", _command(optional_text(action, "action", where)), thought)
     if turn.calls:
         return turn
+    block = last_block(turn.text)
+    if block is None:
+        return Turn("assistant", "")  # SWE-agent asks again for a turn without a block
+    before, command = block
+    return Turn("assistant", _command(command), joined([turn.thought, before.strip()]))
+
+
+def last_block(said: str) -> tuple[str, str] | None:
+    """The text before the last code block, and what is in the block, which SWE-agent runs; None if there is no block.
+
+    Blocks in blocks belong to the outer one.
+    """
     opened: list[re.Match[str]] = []
     blocks: list[tuple[re.Match[str], re.Match[str]]] = []
-    for fence in _FENCE.finditer(turn.text):
+    for fence in _FENCE.finditer(said):
         if opened and not fence[1]:
             start = opened.pop()
             if not opened:
@@ -141,10 +153,9 @@ def _commanded(message: dict[str, Any], turn: Turn, where: str) -> Turn:
         else:
             opened.append(fence)
     if not blocks:
-        return Turn("assistant", "")  # SWE-agent asks again for a turn without a block
+        return None
     start, end = blocks[-1]
-    thought = joined([turn.thought, turn.text[: start.start()].strip()])
-    return Turn("assistant", _command(turn.text[start.end() : end.start()]), thought)
+    return said[: start.start()], said[start.end() : end.start()]
 
 
 def _command(action: str) -> str:

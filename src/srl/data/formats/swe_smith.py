@@ -1,4 +1,4 @@
-r"""SWE-agent conversations with function calls written as XML, as SWE-smith fine-tunes on them.
+r"""SWE-agent conversations with function calls written as XML or commands in code blocks, as SWE-smith keeps them.
 
     {"messages": [{"role": "system", "content": "You can call these functions: …"},
                   {"role": "user", "content": "<pr_description>…</pr_description>"},
@@ -9,19 +9,21 @@ r"""SWE-agent conversations with function calls written as XML, as SWE-smith fin
 
 The function block is the action, the text before it the thought. SWE-agent and OpenHands, which train on the
 same XML, take exactly one call per turn: a turn with none or with several was answered by an error and is no
-step. Source: https://huggingface.co/datasets/SWE-bench/SWE-smith-trajectories.
+step. Without XML ("ticks"), the command stands in the turn's last code block. Source: https://huggingface.co/datasets/SWE-bench/SWE-smith-trajectories.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from srl.data.formats.fields import facts, first_text
 from srl.data.formats.labels import verdict
 from srl.data.formats.messages import messages_of
-from srl.data.formats.turns import Act, Turn, converse, read_turn
+from srl.data.formats.swe_agent import last_block
+from srl.data.formats.turns import Act, Turn, converse, joined, read_turn
 from srl.errors import Unusable, UserError
 from srl.files import Row
 from srl.records import Trajectory
@@ -42,8 +44,14 @@ def recognise(value: Any) -> str | None:
         turns = [read_turn(message, "") for message in first]
     except (UserError, Unusable):
         return None
-    called = any(turn.role == "assistant" and not turn.calls and function_blocks(turn.text) for turn in turns)
-    return "messages with `<function=…>`" if called else None
+    if _is_xml(turns):
+        return "messages with `<function=…>`"
+    pairs = pairwise(turns)
+    ticked = any(
+        said.role == "assistant" and not said.calls and seen.text.startswith("OBSERVATION:") and last_block(said.text)
+        for said, seen in pairs
+    )
+    return "messages with a code block, answered by OBSERVATION:" if ticked else None
 
 
 def read(row: Row, trajectory_id: str) -> Trajectory:
@@ -54,7 +62,8 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         Unusable: no problem, or no action.
     """
     value = row.value if isinstance(row.value, dict) else {}
-    found = converse(_turns(row), _act, problem=first_text(value, ("problem_statement",)))
+    turns = list(_turns(row))
+    found = converse(turns, _act if _is_xml(turns) else _ticked, problem=first_text(value, ("problem_statement",)))
     return Trajectory(
         id=trajectory_id,
         problem=found.problem,
@@ -64,6 +73,10 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         instructions=found.instructions,
         metadata=facts(row.where, NAME, value, skipped_turns=found.skipped),
     )
+
+
+def _is_xml(turns: list[Turn]) -> bool:
+    return any(turn.role == "assistant" and not turn.calls and function_blocks(turn.text) for turn in turns)
 
 
 def function_blocks(said: str) -> list[tuple[int, int]]:
@@ -88,6 +101,11 @@ def _act(turn: Turn) -> Act | None:
     start, end = blocks[0]
     before = turn.text[:start].strip().removesuffix("<tool_call>").strip()  # Qwen3-Coder wraps its calls
     return Act(turn.text[start:end], "\n\n".join(filter(None, (turn.thought, before))))
+
+
+def _ticked(turn: Turn) -> Act | None:
+    before, command = last_block(turn.text) or ("", "")
+    return Act(command.strip(), joined([turn.thought, before.strip()])) if command.strip() else None
 
 
 def _turns(row: Row) -> Iterator[Turn]:

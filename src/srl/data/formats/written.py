@@ -17,7 +17,7 @@ Annotations = Literal["drop", "thought"]
 _NOTE = re.compile(r"<<([^<>\n]*)>>")
 # What a worked solution has and a recipe or a travel plan has not.
 _WORKED = re.compile(
-    r"\\boxed|\\frac|\\sqrt|\\\(|\\\[|\$\$|####|\$[^$\n]*[=\\^_][^$\n]*\$|\d[ \t]*[=+*/×·÷^][ \t]*-?\d|[=≈][ \t]*-?\d"
+    r"\\boxed|\\frac|\\sqrt|\\\(|\\\[|\$\$|####|\$[^$\n]*[=\\^_][^$\n]*\$|\d[ \t]*[+*×·÷^][ \t]*-?\d|[=≈][ \t]*-?\d"
     r"|^(?:#{1,6}[ \t]*)?(?:\*\*)?(?i:(?:final[ \t]+)?answer[ \t]*:|the[ \t]+(?:final[ \t]+)?answer[ \t]+is\b)",
     re.M,
 )
