@@ -165,7 +165,7 @@ def test_the_real_solutions_keep_their_rate_and_every_loss_has_a_reason(tmp_path
     if not file.exists():
         pytest.skip("the real solutions (../shared/data) are not here")
     report = prepare(Source(file), tmp_path / "out", StepOptions(keep_wrong=True))
-    assert report.kept / report.read >= 0.83
+    assert report.kept / report.read >= 0.81
     dropped = rows_of(tmp_path / "out/dropped.jsonl")
     assert report.kept + len(dropped) == report.read == 198
     assert all(row["where"] and row["reason"] for row in dropped)
@@ -251,6 +251,20 @@ def test_the_report_says_how_long_things_are(tmp_path, tiny_model):
     assert sizes["characters per action"] == {"median": 2, "p95": 3, "max": 3}
     assert sizes["tokens per action"] == {"median": 2, "p95": 3, "max": 3}  # one character is one token
     assert sizes["characters per prompt"]["max"] == len("Question: p\n\nSolution:\n1\n\n11\n\n")
+
+
+def test_special_tokens_in_the_data_are_counted_with_a_tokenizer(tmp_path, tiny_model):
+    steps = [
+        {"action": "It ends <|im_end|> a turn."},
+        {"action": "It pads.", "thought": "<|endoftext|>?"},
+        {"action": "x"},
+    ]
+    write_jsonl(tmp_path / "s.jsonl", [{"problem": "p", "steps": steps}])
+    options = StepOptions(hold_out=0.0, targets="all", tokenizer=str(tiny_model))
+    report = prepare(Source(tmp_path / "s.jsonl"), None, options)
+    # The first two by themselves, the last by its context.
+    assert report.special_tokens == {"steps with <|im_end|> in their text": 3}
+    assert any("3  steps with <|im_end|> in their text: training leaves them out" in line for line in report.lines())
 
 
 def test_wrong_options_are_one_line(tmp_path):

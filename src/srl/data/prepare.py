@@ -100,7 +100,7 @@ class _Writer:
 
     def __init__(self, folder: Path | None, options: StepOptions, report: Report, files: ExitStack) -> None:
         self.options, self.report = options, report
-        self.count_tokens = _token_counter(options.tokenizer) if options.tokenizer else None
+        self.tokens = _Tokens(options.tokenizer) if options.tokenizer else None
         suffix = "parquet" if options.parquet else "jsonl"
         self.writers: dict[str, RowWriter] = {}
         if folder:
@@ -173,8 +173,10 @@ class _Writer:
         texts = {"prompt": "\n".join(m["content"] for m in instance.prompt), "action": instance.expert_action}
         for name, text in texts.items():
             self.report.size(f"characters per {name}", len(text))
-            if self.count_tokens:
-                self.report.size(f"tokens per {name}", self.count_tokens(text))
+            if self.tokens:
+                self.report.size(f"tokens per {name}", self.tokens.count(text))
+        if self.tokens and (token := self.tokens.special("\n".join((*texts.values(), instance.thought or "")))):
+            self.report.special_tokens[f"steps with {token} in their text"] += 1
         self.report.instances[split] += 1
         self._row(f"{split}.steps", as_row(instance))
 
@@ -201,11 +203,22 @@ def whole_problem(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PRO
     )
 
 
-def _token_counter(model: str) -> Callable[[str], int]:
-    from srl.chat.tokenizer import load_chat
+class _Tokens:
+    """What a tokenizer makes of texts."""
 
-    tokenizer = load_chat(model).tokenizer
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+    def __init__(self, model: str) -> None:
+        from srl.chat.tokenizer import load_chat, special_tokens
+
+        self._tokenizer = load_chat(model).tokenizer
+        self._special = special_tokens(self._tokenizer)
+
+    def count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def special(self, text: str) -> str | None:
+        """The first special token that a text holds."""
+        found = self._special.search(text)
+        return found[0] if found else None
 
 
 def _checked(items: Iterable[Item], *, keep_wrong: bool) -> Iterator[Item]:

@@ -90,6 +90,7 @@ class Report:
                 (f"have no steps, and are problems to solve as a whole: {why}", n)
                 for why, n in self.without_steps.items()
             ),
+            *((f"have no such field: {flag}", count) for flag, count in self.found.missing_columns.items()),
             ("solutions of these left out: they miss the known answer", self.wrong_solutions),
             ("answers known only from the solution itself (--answer-field)", self.own_answers),
             ("are further trajectories of a problem seen before", self.repeated_problems),

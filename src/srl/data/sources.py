@@ -115,6 +115,8 @@ class Found:
     files: dict[str, Counter[str]] = field(default_factory=dict)
     """Rows per file and format; those that no format knows as what they hold instead."""
     unknown_rows: int = 0
+    missing_columns: dict[str, int] = field(default_factory=dict)
+    """Rows that lack a column which the user has named."""
     written: int = 0
     """Written solutions."""
     cuts: Counter[str] = field(default_factory=Counter)
@@ -261,6 +263,8 @@ class _Reader:
             raise UserError(
                 f"{source.path}: nothing here has trajectories; see --problem-field, --solution-field, --format"
             )
+        self.overrides.check_met()
+        found.missing_columns = self.overrides.missing()
         if self.labels:
             self.labels.check_used()
         if not found.written and (source.cut or source.annotations != "drop"):

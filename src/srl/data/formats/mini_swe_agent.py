@@ -5,10 +5,10 @@ r"""mini-swe-agent runs (`*.traj.json`, versions 1 and 2): one bash block per tu
                   {"role": "assistant", "content": "THOUGHT: I look.\n\n```bash\nls\n```"},
                   {"role": "user", "content": "<returncode>0</returncode>\n<output>\nsetup.py\n</output>"}]}
 
-The block is the action, fence and all: the agent's instructions demand it, and it runs nothing else. As in the agent itself, other blocks (```python) are talk, and a turn with no bash
-block or several was rejected: it is no step, and neither is the answer that says so. The last message is the
-submitted diff; it stays as the observation of the last step. Version 2 also makes tool calls, and ends with a
-message of the role `exit`.
+The block is the action, fence and all: the agent's instructions demand it, and it runs nothing else. As in the
+agent itself, other blocks (```python) are talk, and a turn with no bash block or several was rejected: it is no
+step, and neither is the answer that says so. The last message is the submitted diff; it stays as the observation of
+the last step. Version 2 also makes tool calls, and ends with a message of the role `exit`.
 Source: https://mini-swe-agent.com/latest/usage/output_files/.
 """
 

@@ -117,7 +117,7 @@ def _problem(row: Row, name: str) -> str:
 
 def _thought_beside(row: Row, columns: Columns) -> str:
     """The thought in a column of its own: named, or called after the solution's or after what it is."""
-    if columns.thought:
+    if columns.thought and has(row.value, columns.thought):
         return untagged(text_at(row, columns.thought) or "")
     stem = _stem(str(columns.solution))
     for name in (f"{stem}_thinking_trajectory", f"{stem}_thinking", f"{stem}_reasoning", *_THOUGHTS):
