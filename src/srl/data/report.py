@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from srl.data.formats.cutting import SCHEMES
 from srl.data.sources import Found
 
 FILES_SHOWN = 20
@@ -72,7 +73,7 @@ class Report:
         lines += [f"  {count:8d}  {what}" for what, count in self._notes() if count]
         lines += self._file_lines()
         if self.found.cuts:
-            cuts = (f"{name} {self.found.cuts[name] / self.found.written:.0%}" for name in self.found.cuts)
+            cuts = (f"{scheme} {self.found.cuts[scheme] / self.found.written:.0%}" for scheme in SCHEMES)
             lines.append(f"of {self.found.written} written solutions, --cut would find steps in: {', '.join(cuts)}")
         for name, values in self.sizes.items():
             sizes = quantiles(values)
@@ -111,7 +112,7 @@ class Report:
         for name, rows in files.items():
             outcomes = self.outcomes.get(name, Counter())
             what = ", ".join(f"{count} × {kind}" if count else kind for kind, count in rows.items())
-            became = ", ".join(f"{count} {word}" for word, count in outcomes.items()) or "skipped"
+            became = ", ".join(f"{count} {word}" for word, count in sorted(outcomes.items())) or "skipped"
             if name in shown:
                 lines.append(f"  {name}: {what}: {became}")
         if len(files) > len(shown):

@@ -219,7 +219,7 @@ class _Reader:
 
     def _cut(self, written: Written) -> Trajectory:
         source, found = self.source, self.found
-        found.written += 1
+        found.written += bool(written.text)
         found.cuts.update(schemes_that_cut(written.text))
         return as_trajectory(written, source.cut, source.annotations)
 

@@ -56,7 +56,7 @@ def recognise(value: Any) -> str | None:
         return "a list of messages"
     if is_items(value):
         return "a list of items (Responses API)"
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or isinstance(value.get("generations"), list):  # OpenR1-Math: `messages` has one
         return None
     for name in COLUMNS:
         if is_messages(turns := listed(value.get(name))) and not is_unanswered(turns):
@@ -152,8 +152,9 @@ def _turns(row: Row) -> Iterator[Turn]:
         return
     for index, message in enumerate(messages):
         # Data sets mark with `loss` the words they put into the expert's mouth ("Ok.", AgentInstruct).
-        if not (isinstance(message, dict) and message.get("loss") is False):
-            yield read_turn(message, f"{row.where}, message {index}")
+        turn = read_turn(message, f"{row.where}, message {index}")
+        if message.get("loss") is not False and (turn.role != "assistant" or message.get("loss_weight") != 0):
+            yield turn
 
 
 def _act(turn: Turn) -> Act | None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from srl.data.formats.columns import ANSWERS, PROBLEMS, REFERENCES, known_answer
+from srl.data.formats.columns import ANSWERS, PROBLEMS, REFERENCES, is_bare, known_answer
 from srl.data.formats.fields import first_text, mapping
 from srl.data.formats.messages import COLUMNS, is_unanswered, listed
+from srl.data.formats.thoughts import split_thought
 from srl.data.formats.turns import is_messages, prompt_messages
 from srl.data.formats.written import Written
 from srl.errors import Unusable
@@ -54,7 +55,9 @@ def read(row: Row, trajectory_id: str) -> Problem | Written:
     prompt = prompt_messages(listed(value[name]), row.where)
     if not any(message["content"].strip() for message in prompt):
         raise Unusable("no problem")
-    return Problem(trajectory_id=trajectory_id, prompt=prompt, answer=answer)
+    solution = first_text(value, REFERENCES)
+    solution = None if solution is None or is_bare(solution) else split_thought(solution)[1]
+    return Problem(trajectory_id=trajectory_id, prompt=prompt, answer=answer, solution=solution)
 
 
 def _prompt(value: dict[str, Any]) -> str | None:
