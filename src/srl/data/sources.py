@@ -154,6 +154,15 @@ def read_trajectories(source: Source, found: Found) -> Iterator[Item]:
     reader.check()
 
 
+class _Known(NamedTuple):
+    """A row whose format is known."""
+
+    row: Row
+    problem: Row | None
+    format: Format
+    why: str
+
+
 class _Reader:
     """Rows to items, by the formats and options of a source."""
 
@@ -175,28 +184,32 @@ class _Reader:
 
     def items(self, rows: Iterable[Row | UserError], name: str, account: Counter[str]) -> Iterator[Item]:
         """What the rows of one file hold, a row at a time; counted."""
-        index = -1
+        index = 0
         for row in rows:
-            attempts = [row] if isinstance(row, UserError) else self._attempts(row)
+            where = name if isinstance(row, UserError) else row.where
+            try:
+                known = self._known(row)
+                attempts = list(self.solutions.attempts(known.row) if known.format is self.solutions else [known.row])
+            except UserError as error:
+                yield self._unreadable(error, where, account)
+                attempts = []
             for attempt in attempts:
-                index += 1
-                where = name if isinstance(attempt, UserError) else attempt.where
                 try:
-                    yield self._read(attempt, name, index, account)
+                    yield self._read(known._replace(row=attempt), name, index, account)
                 except Unusable as reason:
                     yield Dropped(where, reason.reason, str(reason))
                 except UserError as error:
-                    if self.source.on_error == "stop":
-                        raise
-                    account["unreadable"] += 1
-                    yield Dropped(where, "unreadable", str(error))
+                    yield self._unreadable(error, where, account)
+                index += 1
 
-    def _attempts(self, row: Row) -> Iterable[Row]:
-        """A row with several solutions as so many rows."""
-        recognised = self.recognise(row.value)
-        return self.solutions.attempts(row) if recognised and recognised[0] is self.solutions else [row]
+    def _unreadable(self, error: UserError, where: str, account: Counter[str]) -> Dropped:
+        if self.source.on_error == "stop":
+            raise error
+        account["unreadable"] += 1
+        return Dropped(where, "unreadable", str(error))
 
-    def _read(self, row: Row | UserError, name: str, index: int, account: Counter[str]) -> Item:
+    def _known(self, row: Row | UserError) -> _Known:
+        """A row with its problem, where that is kept elsewhere, and its format."""
         if isinstance(row, UserError):
             raise row
         problem = None
@@ -206,11 +219,14 @@ class _Reader:
         if recognised is None:
             self.found.unknown_rows += 1
             raise self._unknown(row)
-        chosen, why = recognised
+        return _Known(row, problem, *recognised)
+
+    def _read(self, known: _Known, name: str, index: int, account: Counter[str]) -> Item:
+        row, chosen = known.row, known.format
         self.found.formats[chosen.NAME] += 1
-        self.found.recognised_by.setdefault(chosen.NAME, why)
+        self.found.recognised_by.setdefault(chosen.NAME, known.why)
         account[chosen.NAME] += 1
-        record = self.overrides.apply(chosen.read(row, _id(row, name, index)), row, problem, chosen.NAME)
+        record = self.overrides.apply(chosen.read(row, _id(row, name, index)), row, known.problem, chosen.NAME)
         if self.labels and not isinstance(record, Problem):
             record = replace(record, verified=self._label(self.labels, row, record, name))
         if isinstance(record, StepInstance | Problem):
