@@ -32,7 +32,7 @@ _ENDS: dict[Scheme, re.Pattern[str]] = {
         re.M,
     ),
 }
-_INLINE = re.compile(r"(?<![\\$])\$(?!\$)[^$\n]+(?<!\\)\$")
+_INLINE = re.compile(r"(?<![\\$])\$(?![\s$])[^$\n]*(?<![\s\\])\$(?!\d)")  # as Pandoc tells formulas from dollars
 _WORD = re.compile(r"\w")
 
 
@@ -64,7 +64,7 @@ def _cut(solution: str, scheme: Scheme) -> Cut:
     text = solution.strip()
     if not text:
         raise NotNumbered("empty solution")
-    opaque = _INLINE.sub(lambda found: "x" * len(found[0]), masked(text))
+    opaque = _INLINE.sub(lambda found: "X" * len(found[0]), masked(text, "X"))  # a sentence may begin with a formula
     ends = [(found.start(), found.end()) for found in _ENDS[scheme].finditer(opaque)]
     starts = [0, *(end for _, end in ends)]
     pieces = [text[start:end] for start, end in zip(starts, [*(start for start, _ in ends), len(text)], strict=True)]

@@ -138,9 +138,9 @@ def cut_steps(solution: str) -> Cut:
     return Cut(tuple(steps), conclusion or None, _NAMES[family])
 
 
-def masked(text: str) -> str:
+def masked(text: str, fill: str = "x") -> str:
     """The same text, offset for offset, with code and closed formulas made unreadable."""
-    return _OPAQUE.sub(lambda found: found[0] if "" in found.groups() else "x" * len(found[0]), text)
+    return _OPAQUE.sub(lambda found: found[0] if "" in found.groups() else fill * len(found[0]), text)
 
 
 def _numbered_lines(masked: str) -> list[_Line]:

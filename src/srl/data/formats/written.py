@@ -14,7 +14,7 @@ from srl.records import Step, Trajectory
 Annotations = Literal["drop", "thought"]
 """What becomes of a calculator's notes in a solution (`<<48/2=24>>`, GSM8K)."""
 
-_NOTE = re.compile(r"<<([^<>\n]*)>>")
+_NOTE = re.compile(r"<<([^\s<>][^<>\n]*=[^<>\n]*)>>")
 # What a worked solution has and a recipe or a travel plan has not.
 _WORKED = re.compile(
     r"\\boxed|\\frac|\\sqrt|\\\(|\\\[|\$\$|####|\$[^$\n]*[=\\^_][^$\n]*\$|\d[ \t]*[+*×·÷^][ \t]*-?\d|[=≈][ \t]*-?\d"
