@@ -100,7 +100,7 @@ def read_turn(message: Any, where: str) -> Turn:
         calls += _calls(message.get(key), where)
     if not calls:
         said, calls = _written_calls(said, where)
-    return Turn(role, said.strip(), joined([reasoning_of(message), *thoughts, thought]), tuple(calls))
+    return Turn(role, said.strip(), joined(dict.fromkeys([reasoning_of(message), *thoughts, thought])), tuple(calls))
 
 
 def call_line(name: str, arguments: Any) -> str:
