@@ -155,6 +155,57 @@ def test_cumulative_rows_leave_the_longest(tmp_path):
     assert [item.reason for item in items if isinstance(item, Dropped)] == ["beginning of the next"] * 3
 
 
+# --- what became of every file ----------------------------------------------------------------------
+
+
+def test_the_report_says_what_became_of_every_file(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [row(1), row(2, n=1), row(3)])
+    write_jsonl(tmp_path / "b.jsonl", [chat("p", "act", "seen", "done"), chat("q", "act", "seen", reward=0.0)])
+    write_jsonl(tmp_path / "c.jsonl", [{"what": 1, "else": 2}] * 2)
+    write_jsonl(tmp_path / "p.jsonl", [{"id": f"r{k}", "problem": f"problem {k}", "answer": "4"} for k in range(5)])
+    (tmp_path / "notes.txt").write_text("hello")
+    report = prepare(Source(tmp_path, set_aside=(tmp_path / "p.jsonl",)), tmp_path / "out", ALL)
+    lines = [line.replace(f"{tmp_path}/", "").strip() for line in report.lines()]
+    assert lines[lines.index("a.jsonl: 3 × numbered-solutions: 2 kept, 1 left out") :][:5] == [
+        "a.jsonl: 3 × numbered-solutions: 2 kept, 1 left out",
+        "b.jsonl: 2 × messages: 1 kept, 1 left out",
+        "c.jsonl: 2 × no known format (`what`, `else`): skipped",
+        "notes.txt: not one of .jsonl, .json, .traj, .parquet, .arrow: skipped",
+        "p.jsonl: given for another purpose: skipped",
+    ]
+    facts = json.loads((tmp_path / "out/report.json").read_text())
+    assert facts["outcomes"][f"{tmp_path}/a.jsonl"] == {"kept": 2, "left out": 1}
+    assert facts["files"][f"{tmp_path}/c.jsonl"] == {"no known format (`what`, `else`)": 2}
+
+
+def test_of_many_files_those_that_lost_most_are_shown(tmp_path):
+    for k in range(30):
+        write_jsonl(tmp_path / f"{k:02}.jsonl", [row(k, n=1 if k == 29 else 2)])
+    lines = prepare(Source(tmp_path), None, ALL).lines()
+    assert sum("numbered-solutions:" in line for line in lines) == 20
+    assert any("29.jsonl: 1 × numbered-solutions: 1 left out" in line for line in lines)
+    assert "  … and 10 more files (report.json)" in lines
+
+
+@pytest.mark.parametrize("n_known", [2, 3])
+def test_a_folder_of_mostly_unknown_rows_is_refused(tmp_path, n_known):
+    write_jsonl(tmp_path / "a.jsonl", [row(k) for k in range(n_known)])
+    write_jsonl(tmp_path / "b.jsonl", [{"what": k} for k in range(3)])
+    if n_known == 3:
+        assert prepare(Source(tmp_path), None, ALL).kept == 3
+        return
+    with pytest.raises(UserError, match=r"3 of 5 rows are in no known format \(b.jsonl: 3 × .*`what`") as error:
+        prepare(Source(tmp_path), tmp_path / "out", ALL)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_mostly_unknown_rows_is_refused_also_where_damage_is_skipped(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [row(1), {"what": 1}, {"what": 2}])
+    with pytest.raises(UserError, match="2 of 3 rows are in no known format"):
+        prepare(Source(tmp_path / "a.jsonl", on_error="skip"), None, ALL)
+
+
 # --- damage -----------------------------------------------------------------------------------------
 
 

@@ -55,7 +55,8 @@ def _of_folder(folder: Path, set_aside: Collection[Path]) -> list[Input]:
     for path in sorted(folder.rglob("*")):
         if path.is_dir() and path.name == "events":
             found.append(Input(str(path), _log_of_events(path)))
-        if not path.is_file() or path.name.startswith(".") or path.name in _LIBRARY_FILES:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not path.is_file() or hidden or path.name in _LIBRARY_FILES:
             continue
         if path.resolve() in set_aside:
             found.append(Input(str(path), iter(()), "given for another purpose"))
