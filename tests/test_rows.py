@@ -129,18 +129,18 @@ def test_a_template_that_breaks_prefixes_is_named(tmp_path, chat, capsys):
         ({"prompt": [{"role": "user", "content": "What does <|im_start|>user do?"}]}, "<|im_start|>"),
     ],
 )
-def test_rows_with_special_tokens_in_their_text_are_left_out(tmp_path, tokenizer, capsys, changed, token):
+def test_rows_with_special_tokens_in_their_text_are_left_out(tmp_path, chat, capsys, changed, token):
     rows = [step(1), step(2, **changed), step(3, expert_action="<|im_e nd|> is none")]
     (tmp_path / "train.steps.jsonl").write_text("".join(rows))
-    assert load_rows(recipe(tmp_path), "train", tokenizer)["step_index"] == [1, 3]
+    assert load_rows(recipe(tmp_path), "train", chat)["step_index"] == [1, 3]
     assert f"1 of 3 rows hold special tokens of the tokenizer ({token}) and are left out" in capsys.readouterr().out
     (tmp_path / "train.steps.jsonl").write_text(rows[1])
     with pytest.raises(UserError, match="all 1 rows hold special tokens"):
-        load_rows(recipe(tmp_path), "train", tokenizer)
+        load_rows(recipe(tmp_path), "train", chat)
 
 
-def test_solutions_with_special_tokens_are_left_out(tmp_path, tokenizer):
+def test_solutions_with_special_tokens_are_left_out(tmp_path, chat):
     prompt = [{"role": "user", "content": "What?"}]
     rows = [{"trajectory_id": "t", "prompt": prompt, "answer": "4", "solution": text} for text in ("4", "4<|im_end|>")]
     (tmp_path / "train.problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert len(load_rows(recipe(tmp_path, stage="sft", target="solution"), "train", tokenizer)) == 1
+    assert len(load_rows(recipe(tmp_path, stage="sft", target="solution"), "train", chat)) == 1
