@@ -6,16 +6,21 @@ from pathlib import Path
 import pytest
 
 from srl.data.formats import (
+    gsm8k,
     messages,
     mini_swe_agent,
+    nemo_gym,
     openhands,
     process_rewards,
     prompt_completion,
     react,
+    session_log,
     swe_agent,
     swe_smith,
+    toolbench,
     verl,
 )
+from srl.data.formats.written import Written, as_trajectory
 from srl.data.sources import FORMATS
 from srl.files import Row
 
@@ -50,6 +55,10 @@ FORMAT_OF = {
     "stepwise.jsonl": process_rewards,
     "prompt_completion.jsonl": prompt_completion,
     "verl.jsonl": verl,
+    "gsm8k.jsonl": gsm8k,
+    "nemo_gym.jsonl": nemo_gym,
+    "session_log.jsonl": session_log,
+    "toolbench.json": toolbench,
 }
 
 REAL_FORMAT_OF = {
@@ -68,22 +77,29 @@ REAL_FORMAT_OF = {
 
 
 def rows(path):
-    """The rows of a file; a whole file is one row, but tau-bench leaves a list of them."""
+    """The rows of a file; a whole file is one row, but tau-bench leaves a list of them, and a log is one in lines."""
     text = path.read_text(encoding="utf-8")
+    if path.name == "session_log.jsonl":
+        return [[json.loads(line) for line in text.splitlines()]]
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.splitlines()]
     return json.loads(text) if path.name == "tau_bench.json" else [json.loads(text)]
 
 
 def read(name, index=0):
-    return FORMAT_OF[name].read(Row(f"{name}:{index + 1}", rows(SAMPLES / name)[index]), "t")
+    return whole(FORMAT_OF[name].read(Row(f"{name}:{index + 1}", rows(SAMPLES / name)[index]), "t"))
+
+
+def whole(record):
+    """The record, cut into steps if it is a written solution."""
+    return as_trajectory(record) if isinstance(record, Written) else record
 
 
 def real(name, index=0):
     path = REAL / name
     if not path.is_file():
         pytest.skip("the real files (../shared/data) are not here")
-    return REAL_FORMAT_OF[name].read(Row(f"{path.name}:{index + 1}", rows(path)[index]), "t")
+    return whole(REAL_FORMAT_OF[name].read(Row(f"{path.name}:{index + 1}", rows(path)[index]), "t"))
 
 
 def call(name, **arguments):

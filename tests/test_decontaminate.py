@@ -35,6 +35,26 @@ def test_a_copy_is_found(benchmarks, problem):
     assert "bench.jsonl:" in benchmarks.match(problem)
 
 
+WRAPPED = "Evaluate $\\lfloor\\sqrt{50}\\rfloor^2$."
+
+
+@pytest.mark.parametrize(
+    ("problem", "found"),
+    [
+        (f"Solve the problem step by step.\n\n{WRAPPED}\n\nWrite the answer on a line of its own.", True),
+        (f"Question: {WRAPPED} Please reason step by step, and put your final answer within \\boxed{{}}.", True),
+        (f"<|user|>{WRAPPED.replace('$', '')}", True),
+        ("Evaluate $\\lfloor\\sqrt{50}\\rfloor^2 + 1$.", False),
+        ("Evaluate $\\lfloor\\sqrt{51}\\rfloor^2$.", False),
+        ("Is x = 2? Then say so.", False),  # "x = 2?" is a benchmark problem, too short to be looked for
+        ("Compute 12 + 345678.", False),
+    ],
+)
+def test_a_short_problem_is_found_inside_others(tmp_path, problem, found):
+    write_jsonl(tmp_path / "b.jsonl", [{"problem": each} for each in (WRAPPED, "x = 2?", "Compute 12 + 345")])
+    assert bool(BenchmarkProblems([tmp_path / "b.jsonl"]).match(problem)) is found
+
+
 @pytest.mark.parametrize("problem", ["What is 3 - 4?", "What is 3 + 5?", "Every morning Aya goes for a run.", "", "?"])
 def test_another_problem_is_not(benchmarks, problem):
     assert benchmarks.match(problem) is None

@@ -1,7 +1,7 @@
 """Which format a file is of; tool calls, thoughts and verdicts in any shape."""
 
 import pytest
-from format_files import FORMAT_OF, ORDER, REAL, REAL_FORMAT_OF, SAMPLES, rows
+from format_files import FORMAT_OF, ORDER, REAL, REAL_FORMAT_OF, SAMPLES, rows, whole
 
 from srl.data.formats import messages, openhands, process_rewards, prompt_completion, react, swe_smith, turns
 from srl.errors import Unusable, UserError
@@ -178,9 +178,9 @@ def test_rows_without_a_trajectory_are_counted_by_reason(reader, value, reason):
 def test_one_plain_answer_in_numbered_steps_is_a_written_solution():
     answer = "We see.\n\n1. **Add**: 4\n\n2. **Double**: 8\n\nAnswer: 8"
     row = {"messages": [{"role": "user", "content": "2 + 2, doubled?"}, {"role": "assistant", "content": answer}]}
-    trajectory = messages.read(Row("x", row), "x")
+    trajectory = whole(messages.read(Row("x", row), "x"))
     assert [step.action for step in trajectory.steps] == ["We see.\n\n1. **Add**: 4", "2. **Double**: 8"]
     assert trajectory.conclusion == "Answer: 8"
     assert not trajectory.in_environment
-    with_tools = messages.read(Row("x", {**row, "tools": "[]"}), "x")
+    with_tools = whole(messages.read(Row("x", {**row, "tools": "[]"}), "x"))
     assert [step.action for step in with_tools.steps] == [answer]

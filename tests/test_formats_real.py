@@ -77,14 +77,14 @@ def test_real_mini_swe_agent_files(name, count):
     value = rows(REAL / file)[0]
     said = value if isinstance(value, list) else value["messages"]
     blocks = [
-        re.findall(r"```(?:bash|mswea_bash_command)\s*\n(.*?)\n```", message["content"], re.S)
+        re.findall(r"(```(?:bash|mswea_bash_command)\s*\n.*?\n```)", message["content"], re.S)
         for message in said
         if message["role"] == "assistant"
     ]
-    assert [[step.action] for step in trajectory.steps] == [[block.strip() for block in turn] for turn in blocks]
+    assert [[step.action] for step in trajectory.steps] == blocks
     assert len(trajectory.steps) == count
     assert not any((step.thought or "").startswith("THOUGHT") for step in trajectory.steps)
-    assert trajectory.steps[-1].action.startswith("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT")
+    assert trajectory.steps[-1].action.split("\n")[1].startswith("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT")
 
 
 def test_real_tool_use_conversations():

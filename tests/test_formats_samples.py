@@ -6,6 +6,7 @@ import pytest
 from format_files import ORDER, SAMPLES, call, read, rows
 
 from srl.data.formats import openhands, swe_smith
+from srl.data.steps import step_instances
 from srl.errors import Unusable
 from srl.files import Row
 from srl.records import Problem, Step, StepInstance
@@ -158,11 +159,11 @@ def test_mini_swe_agent_1():
     trajectory = read("mini_1.traj.json")
     assert trajectory.steps == (
         Step(
-            "cat add.py",
+            "```bash\ncat add.py\n```",
             observation="<returncode>0</returncode>\n<output>\na - b\n</output>",
             thought="It says\n```python\na - b\n```\nso I look.",
         ),
-        Step("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git diff", observation="diff --git a/add.py"),
+        Step("```bash\necho COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git diff\n```", observation="diff --git a/add.py"),
     )
     assert trajectory.metadata["skipped_turns"] == 2
     assert trajectory.metadata["exit_status"] == "Submitted"
@@ -171,8 +172,8 @@ def test_mini_swe_agent_1():
 def test_mini_swe_agent_bare_list():
     trajectory = read("mini_list.traj.json")
     assert [step.action for step in trajectory.steps] == [
-        "echo hello",
-        "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT",
+        "```mswea_bash_command\necho hello\n```",
+        "```mswea_bash_command\necho COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT\n```",
     ]
     assert (trajectory.problem, trajectory.instructions) == ("Say hello.", "A shell.")
 
@@ -290,6 +291,59 @@ def test_prompt_completion_stays_as_given():
     assert read("prompt_completion.jsonl", 1) == StepInstance(
         "t", 1, ({"role": "user", "content": "The sky is"},), "blue."
     )
+
+
+def test_gsm8k():
+    trajectory = read("gsm8k.jsonl")
+    assert trajectory.steps == (Step("He has 3*4=12 nuts."), Step("He keeps 12-2=10 nuts."), Step("#### 10"))
+    assert (trajectory.answer, trajectory.conclusion) == ("10", None)
+    assert read("gsm8k.jsonl", 1).answer == "2400"
+
+
+def test_nemo_gym_pivot():
+    pivot = read("nemo_gym.jsonl")
+    assert pivot.steps == (
+        Step(call("rooms"), observation="hall, attic", thought="Which room?"),
+        Step(call("lamp", room="hall")),
+    )
+    assert (pivot.problem, pivot.only_last, pivot.verified) == ("Light, please.", True, None)
+    (instance,) = step_instances(pivot)
+    assert (instance.step_index, instance.expert_action, instance.thought) == (2, call("lamp", room="hall"), None)
+    assert "hall, attic" in instance.prompt[-1]["content"]
+    assert "Which room?" not in str(instance.prompt)
+    assert 'You run the house.\n\n{"type": "function", "name": "lamp"' in instance.prompt[0]["content"]
+
+
+def test_nemo_gym_rollouts_and_problems():
+    run = read("nemo_gym.jsonl", 1)
+    both = call("lamp", room="attic") + "\n" + call("lamp", room="stairs")
+    assert run.steps == (Step(both, observation="on\n\non", thought="I switch it on."), Step("Both are on."))
+    assert (run.problem, run.verified) == ("Light the attic.", True)
+    assert run.metadata["instance_id"] == "house-1"
+    assert "secret" not in str([instance.prompt for instance in step_instances(run, targets="all")])
+    assert read("nemo_gym.jsonl", 2).verified is False
+    assert read("nemo_gym.jsonl", 3) == Problem("t", ({"role": "user", "content": "7 * 6?"},), answer="42")
+
+
+def test_toolbench():
+    trajectory = read("toolbench.json")
+    assert trajectory.steps == (
+        Step(call("weather", city="Osle"), observation="no such city"),
+        Step(call("weather", city="Oslo"), observation="4", thought="A typing error."),
+        Step(call("Finish", final_answer="4"), thought="Four."),
+    )
+    assert (trajectory.problem, trajectory.verified) == ("Weather in Oslo?", True)
+    assert trajectory.instructions == 'You use tools.\n\n{"name": "weather"}'
+
+
+def test_session_log():
+    trajectory = read("session_log.jsonl")
+    assert trajectory.steps == (
+        Step(call("Bash", command="ls"), observation="a.py\nb.py", thought="List them.\n\nI look."),
+        Step("Two files.", observation="Thanks."),
+    )
+    assert (trajectory.id, trajectory.problem) == ("s1", "How many files are here?")
+    assert trajectory.metadata["model"] == "m-1"
 
 
 def test_verl():

@@ -7,8 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from srl.data.formats.columns import Columns
 from srl.data.formats.native import native_row
-from srl.data.formats.solutions import Columns
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import Source
 from srl.errors import UserError
@@ -33,20 +33,21 @@ def test_a_data_folder(tmp_path):
         [
             {"id": "a", "problem": "1+1?", "solution": solution(2, n=3), "gold": "2"},
             {"id": "b", "problem": "1+2?", "solution": solution(4), "gold": "3"},
-            {"id": "c", "problem": "1+3?", "solution": "It is four.", "gold": "4"},
+            {"id": "c", "problem": "1+3?", "solution": "It is five.", "gold": "4"},
         ],
     )
     report = prepare(Source(source, columns=Columns(answer="gold")), tmp_path / "out", ALL)
-    assert (report.read, report.kept) == (3, 1)
-    assert report.dropped == {"wrong final answer": 1, "no numbered steps": 1}
+    assert (report.read, report.kept) == (3, 2)
+    assert report.dropped == {"wrong final answer": 1}
+    assert (report.without_steps, report.wrong_solutions) == ({"no numbered steps": 1}, 1)
     steps = rows_of(tmp_path / "out/train.steps.jsonl")
     assert [(row["trajectory_id"], row["step_index"]) for row in steps] == [("a", 1), ("a", 2)]
     assert steps[1]["expert_action"] == "2. **Part 2**\nwork 2"
-    (problem,) = rows_of(tmp_path / "out/train.problems.jsonl")
-    assert (problem["answer"], problem["solution"]) == ("2", solution(2, n=3))
+    problems = rows_of(tmp_path / "out/train.problems.jsonl")
+    assert [(row["answer"], row["solution"]) for row in problems] == [("2", solution(2, n=3)), ("4", None)]
     dropped = rows_of(tmp_path / "out/dropped.jsonl")
-    assert [Path(row["where"]).name for row in dropped] == ["s.jsonl:2", "s.jsonl:3"]
-    assert json.loads((tmp_path / "out/report.json").read_text())["kept"] == 1
+    assert [Path(row["where"]).name for row in dropped] == ["s.jsonl:2"]
+    assert json.loads((tmp_path / "out/report.json").read_text())["kept"] == 2
 
 
 def test_wrong_answers_are_kept_when_asked(tmp_path):
@@ -69,7 +70,8 @@ def test_null_means_not_known(tmp_path):
     ]
     write_jsonl(tmp_path / "s.jsonl", rows)
     report = prepare(Source(tmp_path / "s.jsonl", columns=Columns(answer="gold", correct="ok")), tmp_path / "out", ALL)
-    assert (report.kept, report.answers_checked, report.dropped) == (1, 0, {"empty solution": 1})
+    assert (report.kept, report.answers_checked, report.dropped) == (2, 1, {})
+    assert report.without_steps == {"no solution": 1}
 
 
 def test_problems_are_joined_by_id(tmp_path):
@@ -127,7 +129,7 @@ BAD = {
     "table.csv": ("a,b\n", "cannot read .csv"),
     "columns.jsonl": ('{"foo": 1}\n', "found the fields `foo`"),
     "field.jsonl": ('{"problem": "x", "solution": "y"}\n{"problem": "x"}\n', "field.jsonl:2: no known format"),
-    "type.jsonl": ('{"problem": "x", "solution": ["y"]}\n', "type.jsonl:1: expected text in `solution`, found list"),
+    "type.jsonl": ('{"problem": "x", "solution": ["y"]}\n', "type.jsonl:1: expected text in `solution`, found a list"),
     "nosteps.jsonl": ('{"problem": "x", "steps": []}\n', "nosteps.jsonl:1: expected a non-empty list in `steps`"),
     "notext.jsonl": ('{"problem": "x", "steps": [{"action": " "}]}\n', "notext.jsonl:1, step 1: expected an object"),
     "key.jsonl": ('{"problem": "x", "steps": [{"action": "y", "acton": "z"}]}\n', "unknown key `acton`"),
@@ -154,20 +156,19 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, name):
 def test_a_folder_without_solutions_is_refused(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", [{"id": 1, "target": "2"}])
     write_jsonl(tmp_path / "q.jsonl", [{"id": 1, "target": "2"}])
-    with pytest.raises(UserError, match="nothing here has trajectories"):
+    with pytest.raises(UserError, match=r"2 of 2 rows are in no known format \(p.jsonl: 1"):
         prepare(Source(tmp_path), tmp_path.parent / "out", ALL)
 
 
 def test_the_real_solutions_keep_their_rate_and_every_loss_has_a_reason(tmp_path):
-    folder = Path(__file__).parents[2] / "shared/data/math_trajectories/deepseek_v3_math"
-    if not folder.exists():
+    file = Path(__file__).parents[2] / "shared/data/math_trajectories/deepseek_v3_math/solutions.jsonl"
+    if not file.exists():
         pytest.skip("the real solutions (../shared/data) are not here")
-    report = prepare(Source(folder), tmp_path / "out", StepOptions())
-    assert report.kept / report.read >= 0.83
+    report = prepare(Source(file), tmp_path / "out", StepOptions(keep_wrong=True))
+    assert report.kept / report.read >= 0.81
     dropped = rows_of(tmp_path / "out/dropped.jsonl")
     assert report.kept + len(dropped) == report.read == 198
     assert all(row["where"] and row["reason"] for row in dropped)
-    assert [Path(path).name for path in report.found.skipped_files] == ["problems.jsonl"]
 
 
 def agent_row(index, n=4, **more):
@@ -250,6 +251,20 @@ def test_the_report_says_how_long_things_are(tmp_path, tiny_model):
     assert sizes["characters per action"] == {"median": 2, "p95": 3, "max": 3}
     assert sizes["tokens per action"] == {"median": 2, "p95": 3, "max": 3}  # one character is one token
     assert sizes["characters per prompt"]["max"] == len("Question: p\n\nSolution:\n1\n\n11\n\n")
+
+
+def test_special_tokens_in_the_data_are_counted_with_a_tokenizer(tmp_path, tiny_model):
+    steps = [
+        {"action": "It ends <|im_end|> a turn."},
+        {"action": "It pads.", "thought": "<|endoftext|>?"},
+        {"action": "x"},
+    ]
+    write_jsonl(tmp_path / "s.jsonl", [{"problem": "p", "steps": steps}])
+    options = StepOptions(hold_out=0.0, targets="all", tokenizer=str(tiny_model))
+    report = prepare(Source(tmp_path / "s.jsonl"), None, options)
+    # The first two by themselves, the last by its context.
+    assert report.special_tokens == {"steps with <|im_end|> in their text": 3}
+    assert any("3  steps with <|im_end|> in their text: training leaves them out" in line for line in report.lines())
 
 
 def test_wrong_options_are_one_line(tmp_path):

@@ -119,3 +119,28 @@ def test_a_template_that_breaks_prefixes_is_named(tmp_path, chat, capsys):
     assert "in 1 of 1 cases" in line  # the others' texts do not go on
     assert "trajectory t, steps 0 and 1: token 1 of" in line
     assert "is '2', not '1'" in line
+
+
+@pytest.mark.parametrize(
+    ("changed", "token"),
+    [
+        ({"expert_action": "It ends <|im_end|> a turn."}, "<|im_end|>"),
+        ({"thought": "so <|endoftext|>"}, "<|endoftext|>"),
+        ({"prompt": [{"role": "user", "content": "What does <|im_start|>user do?"}]}, "<|im_start|>"),
+    ],
+)
+def test_rows_with_special_tokens_in_their_text_are_left_out(tmp_path, chat, capsys, changed, token):
+    rows = [step(1), step(2, **changed), step(3, expert_action="<|im_e nd|> is none")]
+    (tmp_path / "train.steps.jsonl").write_text("".join(rows))
+    assert load_rows(recipe(tmp_path), "train", chat)["step_index"] == [1, 3]
+    assert f"1 of 3 rows hold special tokens of the tokenizer ({token}) and are left out" in capsys.readouterr().out
+    (tmp_path / "train.steps.jsonl").write_text(rows[1])
+    with pytest.raises(UserError, match="all 1 rows hold special tokens"):
+        load_rows(recipe(tmp_path), "train", chat)
+
+
+def test_solutions_with_special_tokens_are_left_out(tmp_path, chat):
+    prompt = [{"role": "user", "content": "What?"}]
+    rows = [{"trajectory_id": "t", "prompt": prompt, "answer": "4", "solution": text} for text in ("4", "4<|im_end|>")]
+    (tmp_path / "train.problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(load_rows(recipe(tmp_path, stage="sft", target="solution"), "train", chat)) == 1

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srl.data.formats.solutions import Columns
+from srl.data.formats.columns import Columns
+from srl.data.inputs import HubSource, hub_rows
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import FORMATS, Dropped, Found, Source, read_trajectories
 from srl.errors import UserError
@@ -83,13 +84,11 @@ def test_hub_rows_stream_with_split_and_columns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "me/set").mkdir(parents=True)
     write_jsonl(tmp_path / "me/set/test.jsonl", [{"q": f"problem {i}", "a": solution(3)} for i in range(4)])
-    from srl.data.sources import hub_rows
-
-    rows = list(hub_rows(Source("me/set", split="test")))
+    rows = list(hub_rows(HubSource("me/set", None, "test", None)))
     assert [row.where for row in rows] == [f"me/set[{i}]" for i in range(4)]
     assert rows[3].value == {"q": "problem 3", "a": solution(3)}
     with pytest.raises(UserError, match=r"me/set: .*Hub data set"):
-        list(hub_rows(Source("me/set", split="nosuch")))
+        list(hub_rows(HubSource("me/set", None, "nosuch", None)))
 
 
 def test_what_is_neither_file_nor_hub_data_set_is_one_line(tmp_path):
@@ -110,7 +109,7 @@ def test_each_file_of_a_folder_has_a_format_of_its_own(tmp_path):
     assert kept(items) == ["r1", "b", "c"]
     assert found.formats == {"numbered-solutions": 1, "messages": 1, "srl": 1}
     assert found.recognised_by["messages"] == "`messages` with roles"
-    assert [Path(path).name for path in found.skipped_files] == ["notes.txt", "d.jsonl"]
+    assert [Path(path).name for path in found.skipped_files] == ["d.jsonl", "notes.txt"]
 
 
 def test_rows_of_several_formats_in_one_file_are_each_read(tmp_path):
@@ -154,6 +153,57 @@ def test_cumulative_rows_leave_the_longest(tmp_path):
     items, _ = read(tmp_path / "a.jsonl")
     assert kept(items) == ["3", "x"]
     assert [item.reason for item in items if isinstance(item, Dropped)] == ["beginning of the next"] * 3
+
+
+# --- what became of every file ----------------------------------------------------------------------
+
+
+def test_the_report_says_what_became_of_every_file(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [row(1), row(2, n=1), row(3)])
+    write_jsonl(tmp_path / "b.jsonl", [chat("p", "act", "seen", "done"), chat("q", "act", "seen", reward=0.0)])
+    write_jsonl(tmp_path / "c.jsonl", [{"what": 1, "else": 2}] * 2)
+    write_jsonl(tmp_path / "p.jsonl", [{"id": f"r{k}", "problem": f"problem {k}", "answer": "4"} for k in range(5)])
+    (tmp_path / "notes.txt").write_text("hello")
+    report = prepare(Source(tmp_path, set_aside=(tmp_path / "p.jsonl",)), tmp_path / "out", ALL)
+    lines = [line.replace(f"{tmp_path}/", "").strip() for line in report.lines()]
+    assert lines[lines.index("a.jsonl: 3 × numbered-solutions: 2 kept, 1 left out") :][:5] == [
+        "a.jsonl: 3 × numbered-solutions: 2 kept, 1 left out",
+        "b.jsonl: 2 × messages: 1 kept, 1 left out",
+        "c.jsonl: 2 × no known format (`what`, `else`): skipped",
+        "notes.txt: not one of .jsonl, .json, .traj, .parquet, .arrow: skipped",
+        "p.jsonl: given for another purpose: skipped",
+    ]
+    facts = json.loads((tmp_path / "out/report.json").read_text())
+    assert facts["outcomes"][f"{tmp_path}/a.jsonl"] == {"kept": 2, "left out": 1}
+    assert facts["files"][f"{tmp_path}/c.jsonl"] == {"no known format (`what`, `else`)": 2}
+
+
+def test_of_many_files_those_that_lost_most_are_shown(tmp_path):
+    for k in range(30):
+        write_jsonl(tmp_path / f"{k:02}.jsonl", [row(k, n=1 if k == 29 else 2)])
+    lines = prepare(Source(tmp_path), None, ALL).lines()
+    assert sum("numbered-solutions:" in line for line in lines) == 20
+    assert any("29.jsonl: 1 × numbered-solutions: 1 left out" in line for line in lines)
+    assert "  … and 10 more files (report.json)" in lines
+
+
+@pytest.mark.parametrize("n_known", [2, 3])
+def test_a_folder_of_mostly_unknown_rows_is_refused(tmp_path, n_known):
+    write_jsonl(tmp_path / "a.jsonl", [row(k) for k in range(n_known)])
+    write_jsonl(tmp_path / "b.jsonl", [{"what": k} for k in range(3)])
+    if n_known == 3:
+        assert prepare(Source(tmp_path), None, ALL).kept == 3
+        return
+    with pytest.raises(UserError, match=r"3 of 5 rows are in no known format \(b.jsonl: 3 × .*`what`") as error:
+        prepare(Source(tmp_path), tmp_path / "out", ALL)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_mostly_unknown_rows_is_refused_also_where_damage_is_skipped(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [row(1), {"what": 1}, {"what": 2}])
+    with pytest.raises(UserError, match="2 of 3 rows are in no known format"):
+        prepare(Source(tmp_path / "a.jsonl", on_error="skip"), None, ALL)
 
 
 # --- damage -----------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ import tyro
 
 from srl import __version__
 from srl.data.folder import rows_file
-from srl.data.formats.solutions import Columns
+from srl.data.formats.columns import Columns
+from srl.data.formats.cutting import Scheme
+from srl.data.formats.written import Annotations
 from srl.data.prepare import StepOptions, prepare
 from srl.data.show import counting, show_instances
 from srl.data.sources import Source
@@ -45,11 +47,19 @@ class Steps:
     solution_field: str | None = None
     """Column of the written solution."""
     answer_field: str | None = None
-    """Column of the known final answer: solutions that miss it are left out."""
+    """Column of the known final answer: solutions that miss it are left out. Usual names are found by themselves."""
     correct_field: str | None = None
-    """Column that says whether the solution is right (true/false, yes/no)."""
+    """Column that says whether the solution or run is right (true/false, yes/no); usual names likewise."""
+    thought_field: str | None = None
+    """Column of the thought that came before a written solution; usual names likewise."""
     problems: Path | None = None
-    """A file of problems (`id`, problem, maybe answer) to join to the solutions by `id`."""
+    """A file of problems (`id`, problem, maybe answer) to join to the rows by `id`."""
+    labels: Path | None = None
+    """A file that says which trajectories are right: `resolved_ids`, a list of ids, or ids with true/false."""
+    cut: Scheme | None = None
+    """How written solutions become steps; default: by their numbers, GSM8K by lines. --check shows what each keeps."""
+    annotations: Annotations = "drop"
+    """A calculator's notes in a solution (<<48/2=24>>): left out, or the thought of their step."""
     split: str = "train"
     """Of a Hub data set."""
     subset: str | None = None
@@ -73,8 +83,13 @@ class Steps:
         source = Source(
             self.source,
             format=self.format,
-            columns=Columns(self.problem_field, self.solution_field, self.answer_field, self.correct_field),
+            columns=Columns(
+                self.problem_field, self.solution_field, self.answer_field, self.correct_field, self.thought_field
+            ),
+            cut=self.cut,
+            annotations=self.annotations,
             problems=self.problems,
+            labels=self.labels,
             split=self.split,
             subset=self.subset,
             revision=self.revision,

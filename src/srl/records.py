@@ -45,6 +45,7 @@ class Trajectory:
     id: str
     problem: str
     steps: tuple[Step, ...]
+    """Empty where only the problem and its answer are known, or the solution has no steps to cut it into."""
     answer: str | None = None
     """The known final answer of the problem."""
     verified: bool | None = None
@@ -53,11 +54,17 @@ class Trajectory:
     """What the expert wrote after the last step ("### Conclusion …", "Answer: 60"); not a step."""
     instructions: str | None = None
     """The expert's own system prompt: tools and rules of its environment; None in mathematics."""
+    environment: bool | None = None
+    """Whether the steps act in an environment; None: they do if one answered any of them."""
+    only_last: bool = False
+    """Whether the last step alone is asked for, those before it being context (NeMo Gym's pivots)."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def in_environment(self) -> bool:
-        """Whether an environment answered the expert; else its steps are those of a written solution."""
+        """Whether the expert acted in an environment; else its steps are those of a written solution."""
+        if self.environment is not None:
+            return self.environment
         return any(step.observation is not None for step in self.steps)
 
 
@@ -74,6 +81,9 @@ class StepInstance:
     """The title of this step, if the prompt gives it away (paper §4.2, footnote 1)."""
     thought: str | None = None
     """The expert's thought before this step, where it is known: a target for SFT only."""
+    verified: bool | None = None
+    """Whether the expert is known to have done right; None: not known."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +96,4 @@ class Problem:
     """The known final answer."""
     solution: str | None = None
     """A whole solution by an expert, where there is one."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)

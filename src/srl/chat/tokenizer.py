@@ -229,3 +229,13 @@ def _rendered(chat: Chat, turns: list[dict[str, Any]]) -> str | None:
         return chat.tokenizer.apply_chat_template(chat._turns(turns), chat_template=chat.template, tokenize=False)
     except (TemplateError, TypeError, ValueError):
         return None
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Finds the special tokens (a turn's end, padding, …) that a text would bring into a conversation.
+
+    The tags of a thought are none, whatever the vocabulary says: our own prompts speak of them.
+    """
+    marked = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    names = {*marked, *tokenizer.all_special_tokens} - {"", OPEN_THOUGHT, "</think>"}
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")

@@ -1,7 +1,8 @@
 """Which training problems are benchmark problems? By their words: the same text, or most of its 8-grams.
 
 Two rules of the field: exact match after normalisation, and n-gram overlap as for Tülu 3 (arXiv 2411.15124,
-section 3.2: 8-grams, over half of the benchmark problem). What stands around the problem does not hide it.
+section 3.2: 8-grams, over half of the benchmark problem). What stands around the problem does not hide it: a problem
+too short for n-grams is looked for inside the training problem, as it stands.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from srl.errors import UserError
 from srl.files import read_rows
 
 N = 8
-"""Words per n-gram; a benchmark problem of fewer words is found by exact match only."""
+"""Words per n-gram; a benchmark problem of fewer words is found by its text only, whole or inside another."""
 SHARE = 0.5
 """Of a benchmark problem's n-grams: from here on a training problem is taken for a copy."""
+
+SHORTEST_INSIDE = 12
+"""Characters, after normalisation, from which a short problem is looked for inside others: "x + 1 = 2?" is in many."""
 
 PROBLEM_FIELDS = ("problem", "question", "Question", "Problem", "problem_statement", "prompt")
 
@@ -35,6 +39,7 @@ class BenchmarkProblems:
             UserError: an unreadable file, or a row without one of `PROBLEM_FIELDS`.
         """
         self._exact: dict[str, str] = {}
+        self._short: dict[str, str] = {}
         self._places: list[str] = []
         self._sizes: list[int] = []
         self._index: dict[tuple[str, ...], list[int]] = {}
@@ -49,6 +54,8 @@ class BenchmarkProblems:
         """Of which benchmark problem this one is a copy, and how that was found; None: of none."""
         if place := self._exact.get(normalised(problem)):
             return f"same text as {place}"
+        if place := self._inside(normalised(problem)):
+            return f"holds the text of {place}"
         shared = Counter(i for gram in _ngrams(problem) for i in self._index.get(gram, ()))
         for i, count in shared.most_common():
             share = count / self._sizes[i]
@@ -56,9 +63,21 @@ class BenchmarkProblems:
                 return f"{share:.0%} of the {N}-grams of {self._places[i]}"
         return None
 
+    def _inside(self, problem: str) -> str | None:
+        """The place of a short benchmark problem that stands in another text, not in the middle of a word or number."""
+        for short, place in self._short.items():
+            start = problem.find(short)
+            end = start + len(short)
+            if start >= 0 and not _goes_on(problem[end - 1 : end + 1]):
+                return place
+        return None
+
     def _add(self, problem: str, place: str) -> None:
-        self._exact.setdefault(normalised(problem), place)
+        text = normalised(problem)
+        self._exact.setdefault(text, place)
         grams = _ngrams(problem)
+        if not grams and len(text) >= SHORTEST_INSIDE:
+            self._short.setdefault(text, place)
         for gram in grams:
             self._index.setdefault(gram, []).append(len(self._places))
         self._places.append(place)
@@ -68,6 +87,10 @@ class BenchmarkProblems:
 def normalised(text: str) -> str:
     """A text without case, white space, typographic variants and the dollar signs around formulas."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().replace("$", " ").split())
+
+
+def _goes_on(pair: str) -> bool:
+    return len(pair) == 2 and pair.isalnum()
 
 
 def _ngrams(text: str) -> set[tuple[str, ...]]:

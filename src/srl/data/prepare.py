@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, answer_prompt, user_text
+from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, answer_prompt, format_completion, parse_completion, user_text
 from srl.data.decontaminate import BenchmarkProblems
 from srl.data.folder import COLUMNS, as_row
-from srl.data.sources import Dropped, Found, Item, Source, read_trajectories
+from srl.data.report import Report
+from srl.data.sources import Dropped, Item, Source, read_trajectories
 from srl.data.steps import Context, Targets, full_solution, is_held_out, step_instances
 from srl.errors import UserError
 from srl.files import RowWriter, new_folder, write_text
@@ -59,63 +59,6 @@ class StepOptions:
     """For whole solutions. `@FILE` reads a file."""
 
 
-@dataclass
-class Report:
-    """The counts of one `srl steps`."""
-
-    read: int = 0
-    kept: int = 0
-    answers_checked: int = 0
-    shortened_observations: int = 0
-    repeated_problems: int = 0
-    without_steps_to_ask: int = 0
-    instances: Counter[str] = field(default_factory=Counter)
-    problems: Counter[str] = field(default_factory=Counter)
-    families: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    found: Found = field(default_factory=Found)
-    sizes: dict[str, array[int]] = field(default_factory=dict)
-    """Of every kept trajectory and step instance: steps, characters, tokens."""
-
-    def size(self, name: str, value: int) -> None:
-        """Note one size."""
-        self.sizes.setdefault(name, array("q")).append(value)
-
-    def summary(self) -> dict[str, Any]:
-        """The report as JSON takes it, sizes by their quantiles."""
-        counts = {name: value for name, value in vars(self).items() if name not in ("found", "sizes")}
-        return {**counts, **vars(self.found), "sizes": {name: quantiles(values) for name, values in self.sizes.items()}}
-
-    def lines(self) -> list[str]:
-        """The report for a person."""
-        share = f"{self.kept / self.read:.1%}" if self.read else "none"
-        lines = [
-            f"read {self.read} trajectories, kept {self.kept} ({share}), {self.answers_checked} with a known answer"
-        ]
-        for name, count in self.found.formats.most_common():
-            lines.append(f"  {count:8d}  as {name} ({self.found.recognised_by[name]})")
-        lines += [f"  {count:8d}  left out: {reason}" for reason, count in self.dropped.most_common()]
-        if self.repeated_problems:
-            lines.append(f"  {self.repeated_problems:8d}  are further trajectories of a problem seen before")
-        if self.without_steps_to_ask:
-            lines.append(f"  {self.without_steps_to_ask:8d}  have no step that is asked for (--targets)")
-        lines += [f"  no trajectories in {path}: skipped" for path in self.found.skipped_files]
-        for name, values in self.sizes.items():
-            sizes = quantiles(values)
-            lines.append(f"{name}: median {sizes['median']}, 95% up to {sizes['p95']}, longest {sizes['max']}")
-        if self.shortened_observations:
-            lines.append(f"{self.shortened_observations} observations shortened (--max-observation-chars)")
-        for split in ("train", "validation"):
-            lines.append(f"{split}: {self.problems[split]} problems, {self.instances[split]} step instances")
-        return lines
-
-
-def quantiles(values: array[int]) -> dict[str, int]:
-    """Median, 95th percentile and maximum."""
-    ordered = sorted(values)
-    return {"median": ordered[len(ordered) // 2], "p95": ordered[len(ordered) * 95 // 100], "max": ordered[-1]}
-
-
 def prepare(
     source: Source,
     out: Path | None,
@@ -137,6 +80,7 @@ def prepare(
     target = new_folder(out, overwrite=overwrite, marker="report.json") if out else nullcontext()
     with target as folder, ExitStack() as files:
         writer = _Writer(folder, options, report, files)
+        source = replace(source, set_aside=(*source.set_aside, *options.exclude))
         items = _checked(read_trajectories(source, report.found), keep_wrong=options.keep_wrong)
         for item in _screened(items, report, options.exclude):
             report.read += 1
@@ -156,7 +100,7 @@ class _Writer:
 
     def __init__(self, folder: Path | None, options: StepOptions, report: Report, files: ExitStack) -> None:
         self.options, self.report = options, report
-        self.count_tokens = _token_counter(options.tokenizer) if options.tokenizer else None
+        self.tokens = _Tokens(options.tokenizer) if options.tokenizer else None
         suffix = "parquet" if options.parquet else "jsonl"
         self.writers: dict[str, RowWriter] = {}
         if folder:
@@ -168,6 +112,8 @@ class _Writer:
 
     def write(self, item: Item) -> None:
         """Write one item and count it."""
+        where = item.where if isinstance(item, Dropped) else item.metadata["where"]
+        self.report.outcome(where, "left out" if isinstance(item, Dropped) else "kept")
         if isinstance(item, Dropped):
             self.report.dropped[item.reason] += 1
             self._row("dropped", item._asdict())
@@ -187,6 +133,17 @@ class _Writer:
         split = self._split(trajectory.problem)
         report.problems[split] += 1
         report.answers_checked += trajectory.answer is not None
+        report.own_answers += "own_answer" in trajectory.metadata
+        if trajectory.steps:
+            self._steps(split, trajectory)
+        else:
+            report.without_steps[trajectory.metadata["no_steps"]] += 1
+            report.wrong_solutions += "wrong_solution" in trajectory.metadata
+        if not trajectory.in_environment:  # there only the environment knows whether a whole attempt was right
+            self._row(f"{split}.problems", as_row(whole_problem(trajectory, options.answer_system_prompt)))
+
+    def _steps(self, split: str, trajectory: Trajectory) -> None:
+        options, report = self.options, self.report
         report.size("steps per trajectory", len(trajectory.steps))
         report.shortened_observations += sum(
             len(step.observation or "") > options.max_observation_chars for step in trajectory.steps
@@ -205,15 +162,21 @@ class _Writer:
         for instance in instances:
             self._instance(split, instance)
         report.without_steps_to_ask += report.instances[split] == n_before
-        if not trajectory.in_environment:  # there only the environment knows whether a whole attempt was right
-            self._row(f"{split}.problems", as_row(whole_problem(trajectory, options.answer_system_prompt)))
 
     def _instance(self, split: str, instance: StepInstance) -> None:
+        if error := _format_error(instance.thought or "thought", instance.expert_action):
+            if _format_error("thought", instance.expert_action):
+                self.report.malformed[f"steps with {error}"] += 1
+                return
+            self.report.malformed[f"thoughts with {error}"] += 1
+            instance = replace(instance, thought=None)
         texts = {"prompt": "\n".join(m["content"] for m in instance.prompt), "action": instance.expert_action}
         for name, text in texts.items():
             self.report.size(f"characters per {name}", len(text))
-            if self.count_tokens:
-                self.report.size(f"tokens per {name}", self.count_tokens(text))
+            if self.tokens:
+                self.report.size(f"tokens per {name}", self.tokens.count(text))
+        if self.tokens and (token := self.tokens.special("\n".join((*texts.values(), instance.thought or "")))):
+            self.report.special_tokens[f"steps with {token} in their text"] += 1
         self.report.instances[split] += 1
         self._row(f"{split}.steps", as_row(instance))
 
@@ -225,21 +188,37 @@ class _Writer:
             self.writers[name].write(row)
 
 
+def _format_error(thought: str, action: str) -> str | None:
+    """Why a completion of this thought and action is malformed; None if it is well formed."""
+    return parse_completion(format_completion(thought, action)).format_error
+
+
 def whole_problem(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PROMPT) -> Problem:
     """The problem to solve at once, with the expert's whole solution."""
     return Problem(
         trajectory_id=trajectory.id,
         prompt=answer_prompt(trajectory.problem, system_prompt),
         answer=trajectory.answer,
-        solution=full_solution(trajectory),
+        solution=full_solution(trajectory) or None,
     )
 
 
-def _token_counter(model: str) -> Callable[[str], int]:
-    from srl.chat.tokenizer import load_chat
+class _Tokens:
+    """What a tokenizer makes of texts."""
 
-    tokenizer = load_chat(model).tokenizer
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+    def __init__(self, model: str) -> None:
+        from srl.chat.tokenizer import load_chat, special_tokens
+
+        self._tokenizer = load_chat(model).tokenizer
+        self._special = special_tokens(self._tokenizer)
+
+    def count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def special(self, text: str) -> str | None:
+        """The first special token that a text holds."""
+        found = self._special.search(text)
+        return found[0] if found else None
 
 
 def _checked(items: Iterable[Item], *, keep_wrong: bool) -> Iterator[Item]:
@@ -261,20 +240,36 @@ def _checked(items: Iterable[Item], *, keep_wrong: bool) -> Iterator[Item]:
 
 
 def _is_unsettled(item: Item) -> bool:
-    return isinstance(item, Trajectory) and item.verified is None and item.answer is not None
+    """Whether an answer is known that a solution must be compared with."""
+    return (
+        isinstance(item, Trajectory)
+        and item.verified is None
+        and item.answer is not None
+        and "own_answer" not in item.metadata
+        and bool(item.steps or item.conclusion)
+    )
 
 
 def _settled(items: list[Item], keep_wrong: bool) -> Iterator[Item]:
     open_cases = [item for item in items if isinstance(item, Trajectory) and _is_unsettled(item)]
     verdicts = iter(are_correct([full_solution(t) for t in open_cases], [str(t.answer) for t in open_cases]))
     for item in items:
-        if isinstance(item, Trajectory):
-            if _is_unsettled(item):
-                item = replace(item, verified=next(verdicts))
-            if item.verified is False and not keep_wrong:
-                reason = "failed run" if item.in_environment else "wrong final answer"
-                item = Dropped(item.metadata["where"], reason, f"expected {item.answer}" if item.answer else "")
+        if isinstance(item, Trajectory) and _is_unsettled(item):
+            item = replace(item, verified=next(verdicts))
+        if isinstance(item, Trajectory | StepInstance) and item.verified is False and not keep_wrong:
+            item = _without_wrong(item)
         yield item
+
+
+def _without_wrong(item: Trajectory | StepInstance) -> Item:
+    """What is left of a wrong solution or a failed run: a problem without steps is as good as before."""
+    where = item.metadata["where"]
+    if isinstance(item, StepInstance):
+        return Dropped(where, "marked as wrong", "")
+    if not item.steps:
+        return replace(item, conclusion=None, metadata={**item.metadata, "wrong_solution": True})
+    reason = "failed run" if item.in_environment else "wrong final answer"
+    return Dropped(where, reason, f"expected {item.answer}" if item.answer else "")
 
 
 def _screened(items: Iterable[Item], report: Report, exclude: tuple[Path, ...]) -> Iterator[Item]:
@@ -282,12 +277,13 @@ def _screened(items: Iterable[Item], report: Report, exclude: tuple[Path, ...]) 
     benchmarks = BenchmarkProblems(exclude) if exclude else None
     seen: set[bytes] = set()
     seen_problems: set[bytes] = set()
+    seen_ids: Counter[bytes] = Counter()
     for item in items:
         if isinstance(item, Dropped):
             yield item
             continue
         problem = item.problem if isinstance(item, Trajectory) else user_text(item.prompt)
-        where = item.metadata["where"] if isinstance(item, Trajectory) else item.trajectory_id
+        where = item.metadata["where"]
         if (copy := _fingerprint(*_contents(item))) in seen:
             yield Dropped(where, "copy of an earlier one", "")
         elif benchmarks and (found := benchmarks.match(problem)):
@@ -296,7 +292,19 @@ def _screened(items: Iterable[Item], report: Report, exclude: tuple[Path, ...]) 
             seen.add(copy)
             report.repeated_problems += (of_problem := _fingerprint(problem)) in seen_problems
             seen_problems.add(of_problem)
-            yield item
+            yield _with_own_id(item, seen_ids, report)
+
+
+def _with_own_id(item: Trajectory | StepInstance | Problem, seen: Counter[bytes], report: Report) -> Item:
+    """The item with a number behind its id where an earlier one had it."""
+    name = item.id if isinstance(item, Trajectory) else item.trajectory_id
+    key = _fingerprint(name)
+    seen[key] += 1
+    if seen[key] == 1:
+        return item
+    report.repeated_ids += 1
+    name = f"{name}#{seen[key]}"
+    return replace(item, id=name) if isinstance(item, Trajectory) else replace(item, trajectory_id=name)
 
 
 def _contents(item: Trajectory | StepInstance | Problem) -> Iterator[str]:
@@ -309,6 +317,7 @@ def _contents(item: Trajectory | StepInstance | Problem) -> Iterator[str]:
     else:
         yield from (message["content"] for message in item.prompt)
         yield (item.expert_action if isinstance(item, StepInstance) else item.answer) or ""
+        yield (item.solution if isinstance(item, Problem) else "") or ""
 
 
 def _fingerprint(*texts: str) -> bytes:

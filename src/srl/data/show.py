@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from srl.data.prepare import Report
+from srl.data.report import Report
 from srl.files import read_rows
 
 SECONDS_BETWEEN_LINES = 10.0

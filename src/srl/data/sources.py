@@ -1,54 +1,67 @@
 """Where expert trajectories come from: files, folders and Hub data sets, each row recognised by what it holds.
 
-    Source -> rows (files.py, or the Hub) -> the format that recognises the row (formats/) -> Trajectory
+    Source -> rows (inputs.py) -> the format that recognises the row (formats/) -> Trajectory
 
 What cannot be used comes out too, as `Dropped` with its place and reason: nothing is lost silently.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from srl.data.formats import (
     Format,
+    Record,
+    gsm8k,
     messages,
     mini_swe_agent,
     native,
+    nemo_gym,
     openhands,
+    problems,
     process_rewards,
     prompt_completion,
     react,
+    session_log,
     swe_agent,
     swe_smith,
+    toolbench,
     verl,
 )
-from srl.data.formats.solutions import Columns, NumberedSolutions
+from srl.data.formats.columns import Columns
+from srl.data.formats.cutting import Scheme, schemes_that_cut
+from srl.data.formats.solutions import NumberedSolutions
+from srl.data.formats.written import Annotations, Written, as_trajectory
+from srl.data.inputs import HubSource, documents, inputs, problems_by_id
+from srl.data.labels import IDS, Labels, name_of, read_labels
+from srl.data.overrides import Overrides
 from srl.errors import Unusable, UserError
-from srl.files import SUFFIXES, Row, read_rows, read_values, split_array, suffix_of
+from srl.files import Row
 from srl.records import Problem, StepInstance, Trajectory
 
 FORMATS: tuple[Format, ...] = (
     native,
+    nemo_gym,
+    toolbench,
+    session_log,
     swe_agent,
     mini_swe_agent,
     openhands,
     swe_smith,
     process_rewards,
     verl,
+    gsm8k,
     messages,
     react,
     prompt_completion,
 )
-"""In the order in which they are asked: the more special before the more general."""
-
-_LIBRARY_FILES = {"dataset_info.json", "state.json", "dataset_dict.json"}
-"""What `datasets` saves beside its tables."""
+"""In the order in which they are asked: the more special before the more general. Written solutions, whose columns
+the user may name, and problems come after them."""
 
 
 class Dropped(NamedTuple):
@@ -71,8 +84,16 @@ class Source:
     format: str = "auto"
     """The name of a format, or "auto": each row is recognised by its fields."""
     columns: Columns = field(default_factory=Columns)
+    cut: Scheme | None = None
+    """How written solutions are cut; None: as their format is, by numbers or lines; chats if they calculate."""
+    annotations: Annotations = "drop"
+    """What becomes of a calculator's notes in a solution."""
     problems: Path | None = None
     """A file of rows with `id` and a problem, joined to the rows by `id`."""
+    labels: Path | None = None
+    """A file that says which trajectories are right, by their ids."""
+    set_aside: tuple[Path, ...] = ()
+    """Files that hold something else, if they lie in the folder."""
     split: str = "train"
     """Of a Hub data set, as are the next two."""
     subset: str | None = None
@@ -91,6 +112,15 @@ class Found:
     """Why the first row of a format was taken for it."""
     skipped_files: list[str] = field(default_factory=list)
     """Files of a folder that hold no trajectories, or are of no known kind."""
+    files: dict[str, Counter[str]] = field(default_factory=dict)
+    """Rows per file and format; those that no format knows as what they hold instead."""
+    unknown_rows: int = 0
+    missing_columns: dict[str, int] = field(default_factory=dict)
+    """Rows that lack a column which the user has named."""
+    written: int = 0
+    """Written solutions."""
+    cuts: Counter[str] = field(default_factory=Counter)
+    """Of them, by scheme: those that it could cut."""
 
 
 def read_trajectories(source: Source, found: Found) -> Iterator[Item]:
@@ -98,94 +128,210 @@ def read_trajectories(source: Source, found: Found) -> Iterator[Item]:
 
     Raises:
         UserError: no such file, folder, data set or format; a row that cannot be read (unless they are skipped);
-            no file with trajectories.
+            no file with trajectories; most rows of no known format; a flag that applies to no row.
     """
-    formats = _formats(source)
-    problems = _by_id(source.problems) if source.problems else None
-    inputs = _inputs(source, found)
-    for name, rows in inputs:
-        documents: Iterator[Row | UserError] = (_joined(row, problems) for row in _documents(rows, formats))
-        if len(inputs) > 1:  # a file of a folder whose first row is of no known format holds something else
-            first = next(documents)
-            if isinstance(first, Row) and not _recognised(first, formats):
-                found.skipped_files.append(name)
+    reader = _Reader(source, found)
+    hub = HubSource(str(source.path), source.subset, source.split, source.revision)
+    set_aside = [path for path in (*source.set_aside, source.problems, source.labels) if path]
+    all_inputs = inputs(hub, set_aside)
+    for each in all_inputs:
+        account = found.files.setdefault(each.name, Counter())
+        if each.passed_over:
+            found.skipped_files.append(each.name)
+            account[each.passed_over] = 0
+            continue
+        rows = documents(each.rows, lambda value: reader.recognise(value) is not None)
+        if len(all_inputs) > 1:  # a file of a folder whose first row is of no known format holds something else
+            first = next(rows)
+            if isinstance(first, Row) and not reader.recognise(first.value):
+                found.skipped_files.append(each.name)
+                n_rows = 1 + sum(1 for _ in rows)
+                found.unknown_rows += n_rows
+                account[f"no known format ({_fields(first)})"] = n_rows
                 continue
-            documents = chain([first], documents)
-        yield from _without_beginnings(_read(row, i, name, formats, source, found) for i, row in enumerate(documents))
-    if not found.formats:
-        raise UserError(
-            f"{source.path}: nothing here has trajectories; see --problem-field, --solution-field, --format"
-        )
+            rows = chain([first], rows)
+        yield from _without_beginnings(reader.items(rows, each.name, account))
+    reader.check()
 
 
-def _read(row: Row | UserError, index: int, name: str, formats: list[Format], source: Source, found: Found) -> Item:
-    where = name if isinstance(row, UserError) else row.where
-    try:
-        if isinstance(row, UserError):
-            raise row
-        recognised = _recognised(row, formats)
-        if recognised is None:
-            raise _unknown(row, formats)
-        chosen, why = recognised
-        found.formats[chosen.NAME] += 1
-        found.recognised_by.setdefault(chosen.NAME, why)
-        return chosen.read(row, _id(row, name, index))
-    except Unusable as reason:
-        return Dropped(where, reason.reason, str(reason))
-    except UserError as error:
-        if source.on_error == "stop":
-            raise
+class _Known(NamedTuple):
+    """A row whose format is known."""
+
+    row: Row
+    problem: Row | None
+    format: Format
+    why: str
+
+
+class _Reader:
+    """Rows to items, by the formats and options of a source."""
+
+    def __init__(self, source: Source, found: Found) -> None:
+        self.source, self.found = source, found
+        self.solutions = NumberedSolutions(source.columns)
+        self.formats = _formats(source, self.solutions)
+        self.labels = read_labels(source.labels) if source.labels else None
+        self.problems = problems_by_id(source.problems) if source.problems else None
+        self.overrides = Overrides(source.columns)
+        self._last: tuple[Any, tuple[Format, str] | None] = (None, None)  # a row is asked about more than once
+
+    def recognise(self, value: Any) -> tuple[Format, str] | None:
+        """The format of a row, and why it is taken for it."""
+        if value is not self._last[0]:
+            found = ((candidate, why) for candidate in self.formats if (why := candidate.recognise(value)))
+            self._last = (value, next(found, None))
+        return self._last[1]
+
+    def items(self, rows: Iterable[Row | UserError], name: str, account: Counter[str]) -> Iterator[Item]:
+        """What the rows of one file hold, a row at a time; counted."""
+        index = 0
+        for row in rows:
+            where = name if isinstance(row, UserError) else row.where
+            try:
+                known = self._known(row)
+                attempts = list(self.solutions.attempts(known.row) if known.format is self.solutions else [known.row])
+            except UserError as error:
+                yield self._unreadable(error, where, account)
+                attempts = []
+            for attempt in attempts:
+                try:
+                    yield self._read(known._replace(row=attempt), name, index, account)
+                except Unusable as reason:
+                    yield Dropped(where, reason.reason, str(reason))
+                except UserError as error:
+                    yield self._unreadable(error, where, account)
+                index += 1
+
+    def _unreadable(self, error: UserError, where: str, account: Counter[str]) -> Dropped:
+        if self.source.on_error == "stop":
+            raise error
+        account["unreadable"] += 1
         return Dropped(where, "unreadable", str(error))
 
+    def _known(self, row: Row | UserError) -> _Known:
+        """A row with its problem, where that is kept elsewhere, and its format."""
+        if isinstance(row, UserError):
+            raise row
+        problem = None
+        if self.problems is not None and isinstance(row.value, dict):
+            row, problem = _joined(row, self.problems)
+        recognised = self.recognise(row.value)
+        if recognised is None:
+            self.found.unknown_rows += 1
+            raise self._unknown(row)
+        return _Known(row, problem, *recognised)
 
-def _formats(source: Source) -> list[Format]:
+    def _read(self, known: _Known, name: str, index: int, account: Counter[str]) -> Item:
+        row, chosen = known.row, known.format
+        self.found.formats[chosen.NAME] += 1
+        self.found.recognised_by.setdefault(chosen.NAME, known.why)
+        account[chosen.NAME] += 1
+        record = self.overrides.apply(chosen.read(row, _id(row, name, index)), row, known.problem, chosen.NAME)
+        if self.labels and not isinstance(record, Problem):
+            record = replace(record, verified=self._label(self.labels, row, record, name))
+        if isinstance(record, StepInstance | Problem):
+            return replace(record, metadata={"where": row.where, "format": chosen.NAME})
+        return self._cut(record) if isinstance(record, Written) else record
+
+    def _cut(self, written: Written) -> Trajectory:
+        source, found = self.source, self.found
+        found.written += bool(written.text)
+        found.cuts.update(schemes_that_cut(written.text))
+        return as_trajectory(written, source.cut, source.annotations)
+
+    def _label(self, labels: Labels, row: Row, record: Record, name: str) -> bool | None:
+        """The verdict that a file of labels has for a row, by any of its names, or else the row's own."""
+        own = name_of(row.value) if isinstance(row.value, dict) else None
+        known = record.metadata.get("instance_id")
+        names = (known, own, _record_id(record), Path(name).name.split(".")[0])
+        said = labels.of(str(each) for each in names if each)
+        return said if said is not None else getattr(record, "verified", None)
+
+    def _unknown(self, row: Row) -> UserError:
+        if not isinstance(row.value, dict):
+            return UserError(f"{row.where}: expected a JSON object, found {type(row.value).__name__}")
+        names = ", ".join(candidate.NAME for candidate in self.formats)
+        return UserError(
+            f"{row.where}: no known format ({names}), found the fields {_fields(row):.300}; "
+            "name a problem and a solution with --problem-field and --solution-field"
+        )
+
+    def check(self) -> None:
+        """Refuse what was hardly read, and flags that applied to nothing.
+
+        Raises:
+            UserError: see `read_trajectories`.
+        """
+        source, found = self.source, self.found
+        known = found.formats.total()
+        if found.unknown_rows > known:
+            unknown = [
+                f"{Path(name).name}: {count} × {what}"
+                for name, rows in found.files.items()
+                for what, count in rows.items()
+                if what.startswith("no known format")
+            ]
+            raise UserError(
+                f"{source.path}: {found.unknown_rows} of {found.unknown_rows + known} rows are in no known format "
+                f"({'; '.join(unknown):.600}); see --problem-field, --solution-field, --format, or leave them out"
+            )
+        if not known:
+            raise UserError(
+                f"{source.path}: nothing here has trajectories; see --problem-field, --solution-field, --format"
+            )
+        self.overrides.check_met()
+        found.missing_columns = self.overrides.missing()
+        if self.labels:
+            self.labels.check_used()
+        if not found.written and (source.cut or source.annotations != "drop"):
+            flag = f"--cut {source.cut}" if source.cut else f"--annotations {source.annotations}"
+            raise UserError(
+                f"{flag}: applies to written solutions ({self.solutions.NAME}, {gsm8k.NAME}, {messages.NAME} of one "
+                f"answer), but all rows here are of {', '.join(found.formats)}"
+            )
+
+
+def _formats(source: Source, solutions: NumberedSolutions) -> list[Format]:
     """The formats to try, in order."""
-    formats = [*FORMATS, NumberedSolutions(source.columns)]
+    formats: list[Format] = [*FORMATS, solutions, problems]
+    columns = source.columns
     if source.format == "auto":
         # Whoever names a solution column means it, whatever else the row holds.
-        return formats[-1:] if source.columns.solution else formats
+        return [solutions] if columns.solution else formats
     chosen = [candidate for candidate in formats if source.format == candidate.NAME]
     if not chosen:
         known = ", ".join(candidate.NAME for candidate in formats)
         raise UserError(f"--format {source.format}: expected auto or one of {known}")
+    if columns.solution and chosen != [solutions]:
+        raise UserError(f"--solution-field: applies to {solutions.NAME} only, not to {source.format}")
     return chosen
 
 
-def _recognised(row: Row, formats: list[Format]) -> tuple[Format, str] | None:
-    for candidate in formats:
-        if why := candidate.recognise(row.value):
-            return candidate, why
-    return None
-
-
-def _unknown(row: Row, formats: list[Format]) -> UserError:
+def _fields(row: Row) -> str:
     if not isinstance(row.value, dict):
-        return UserError(f"{row.where}: expected a JSON object, found {type(row.value).__name__}")
-    fields = ", ".join(f"`{name}`" for name in row.value) or "none"
-    names = ", ".join(candidate.NAME for candidate in formats)
-    return UserError(
-        f"{row.where}: no known format ({names}), found the fields {fields:.300}; "
-        "name a problem and a solution with --problem-field and --solution-field"
-    )
+        return type(row.value).__name__
+    return ", ".join(f"`{name}`" for name in row.value) or "none"
 
 
 def _id(row: Row, name: str, index: int) -> str:
     value = row.value if isinstance(row.value, dict) else {}
-    for key in ("id", "instance_id"):
+    for key in ("id", *IDS):
         if isinstance(value.get(key), str | int):
             return str(value[key])
     return f"{Path(name).name.split('.')[0]}-{index}"
 
 
-def _documents(rows: Iterable[Row | UserError], formats: list[Format]) -> Iterator[Row | UserError]:
-    """A JSON file's array is one document where a format says so (a log of events), else one row per item."""
-    for row in rows:
-        if isinstance(row, UserError) or _recognised(row, formats):
-            yield row
-        elif row.value == []:
-            yield UserError(f"{row.where}: no rows in it")
-        else:
-            yield from split_array(row)
+def _record_id(record: Record) -> str:
+    return record.id if isinstance(record, Trajectory | Written) else record.trajectory_id
+
+
+def _joined(row: Row, problems: dict[str, Row]) -> tuple[Row, Row]:
+    """A row with the fields of its problem beside its own, and the problem."""
+    name = name_of(row.value)
+    problem = problems.get(name or "")
+    if problem is None:
+        raise UserError(f"{row.where}: no problem with id {name!r} in the file given by --problems")
+    return Row(row.where, {**problem.value, **row.value}), problem
 
 
 def _without_beginnings(items: Iterable[Item]) -> Iterator[Item]:
@@ -204,86 +350,8 @@ def _without_beginnings(items: Iterable[Item]) -> Iterator[Item]:
 def _begins(short: Trajectory, long: Trajectory) -> bool:
     return (
         short.conclusion is None
-        and len(short.steps) < len(long.steps)
+        and not short.only_last
+        and 0 < len(short.steps) < len(long.steps)
         and short.problem == long.problem
         and all(a.action == b.action for a, b in zip(short.steps, long.steps, strict=False))
     )
-
-
-# --- files, folders, the Hub --------------------------------------------------------------------------
-
-
-def _inputs(source: Source, found: Found) -> list[tuple[str, Iterator[Row | UserError]]]:
-    path, name = Path(source.path), str(source.path)
-    if path.is_dir():
-        return _of_folder(path, found)
-    if not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and suffix_of(path) not in SUFFIXES:
-        return [(name, hub_rows(source))]
-    return [(name, read_values(path))]
-
-
-def _of_folder(folder: Path, found: Found) -> list[tuple[str, Iterator[Row | UserError]]]:
-    """All readable files below a folder; a folder `events/` of numbered files is one log (OpenHands)."""
-    inputs: list[tuple[str, Iterator[Row | UserError]]] = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() and path.name == "events":
-            inputs.append((str(path), _log_of_events(path)))
-        if not path.is_file() or path.name.startswith(".") or path.name in _LIBRARY_FILES:
-            continue
-        if suffix_of(path) not in SUFFIXES:
-            found.skipped_files.append(str(path))
-        elif path.parent.name != "events":
-            inputs.append((str(path), read_values(path)))
-    if not inputs:
-        raise UserError(f"{folder}: no {', '.join(SUFFIXES)} file in this folder")
-    return inputs
-
-
-def _log_of_events(folder: Path) -> Iterator[Row | UserError]:
-    events = []
-    for path in sorted(folder.glob("*.json"), key=lambda path: (len(path.stem), path.stem)):
-        for row in read_values(path):
-            if isinstance(row, UserError):
-                yield row
-                return
-            events.append(row.value)
-    yield Row(str(folder), events)
-
-
-def hub_rows(source: Source) -> Iterator[Row | UserError]:
-    """The rows of a Hub data set (or of a local folder that `datasets` can load), streamed.
-
-    Raises:
-        UserError: no such data set, subset, split or revision; no network.
-    """
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(
-            source.path, name=source.subset, split=source.split, revision=source.revision, streaming=True
-        )
-        for index, value in enumerate(rows):
-            yield Row(f"{source.path}[{index}]", value)
-    except (OSError, ValueError) as error:  # what `datasets` raises for every kind of absence
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source.path}: no such file, and not to be had as a Hub data set ({reason:.300})") from None
-
-
-# --- problems in a file of their own ------------------------------------------------------------------
-
-
-def _by_id(path: Path) -> dict[str, Row]:
-    rows = {str(row.value.get("id")): row for row in read_rows(path)}
-    if "None" in rows:
-        raise UserError(f"{rows['None'].where}: no field `id` to join problems by")
-    return rows
-
-
-def _joined(row: Row | UserError, problems: dict[str, Row] | None) -> Row | UserError:
-    """The row with the fields of its problem; where both have a field, the problem's wins."""
-    if problems is None or isinstance(row, UserError) or not isinstance(row.value, dict):
-        return row
-    problem = problems.get(str(row.value.get("id")))
-    if problem is None:
-        return UserError(f"{row.where}: no problem with id {row.value.get('id')!r} in the file given by --problems")
-    return Row(row.where, {**row.value, **problem.value})

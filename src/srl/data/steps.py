@@ -55,7 +55,8 @@ def step_instances(
     a step without title is then asked for whole. Longer observations lose their middle, with a note. A
     `system_prompt` of None means srl's own, for mathematics or for an environment.
     """
-    wanted = target_indices(len(trajectory.steps), targets)
+    n_steps = len(trajectory.steps)
+    wanted = range(n_steps, n_steps + 1) if trajectory.only_last else target_indices(n_steps, targets)
     in_environment = trajectory.in_environment
     window = {"paper": 2 if in_environment else None, "full": None}[context] if isinstance(context, str) else context
     before: list[str] = []

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from srl.data.folder import as_row
+from srl.data.formats.columns import Columns
 from srl.data.formats.native import native_row
-from srl.data.formats.solutions import Columns
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import Source
 from srl.data.steps import full_solution, step_instances

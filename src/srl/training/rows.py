@@ -13,7 +13,7 @@ from datasets import Dataset, Features
 from datasets.exceptions import DatasetGenerationError
 
 from srl.chat.prompts import format_completion
-from srl.chat.tokenizer import Chat
+from srl.chat.tokenizer import Chat, special_tokens
 from srl.data.folder import COLUMNS, rows_file
 from srl.errors import UserError
 from srl.files import arrow_schema, read_values
@@ -45,6 +45,7 @@ def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = No
         return None
     if recipe.stage == "rlvr":
         rows = _with_known_answer(rows, path)
+    rows = _without_special_tokens(rows, chat, path)
     rows = _within_length(rows, recipe, chat, path, positions)
     if recipe.stage == "srl" and split == "train" and recipe.rollout.share_prefix == "trajectory":
         _say_where_prefixes_break(rows, chat, path)
@@ -105,6 +106,27 @@ def _with_known_answer(rows: Dataset, path: Path) -> Dataset:
     if len(known) < len(rows):
         print(f"{path}: {len(rows) - len(known)} of {len(rows)} problems have no known answer and are left out")
     return known
+
+
+def _without_special_tokens(rows: Dataset, chat: Chat, path: Path) -> Dataset:
+    """Leave out rows whose texts hold a special token: it would end a turn where none ends, and none can be written."""
+    pattern = special_tokens(chat.tokenizer)
+
+    def found(row: dict[str, Any]) -> list[str]:
+        texts = [row.get(name) for name in ("expert_action", "thought", "solution")]
+        prompt = [message["content"] for message in row["prompt"]]
+        return [match[0] for text in (*texts, *prompt) if text and (match := pattern.search(text))]
+
+    all_found = [found(row) for row in rows]
+    kept = [index for index, tokens in enumerate(all_found) if not tokens]
+    if len(kept) == len(rows):
+        return rows
+    names = ", ".join(sorted({token for tokens in all_found for token in tokens}))
+    if not kept:
+        raise UserError(f"{path}: all {len(rows)} rows hold special tokens of the tokenizer ({names:.200})")
+    lost = len(rows) - len(kept)
+    print(f"{path}: {lost} of {len(rows)} rows hold special tokens of the tokenizer ({names:.200}) and are left out")
+    return rows.select(kept)
 
 
 def _within_length(rows: Dataset, recipe: Recipe, chat: Chat, path: Path, positions: int | None) -> Dataset:

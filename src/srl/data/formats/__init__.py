@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from srl.data.formats.written import Written
 from srl.files import Row
 from srl.records import Problem, StepInstance, Trajectory
+
+Record = Trajectory | Written | StepInstance | Problem
 
 
 class Format(Protocol):
@@ -18,7 +21,7 @@ class Format(Protocol):
     def recognise(self, value: Any) -> str | None:
         """Why this parsed JSON value is of the format ("`messages` with roles"), or None; cheap."""
 
-    def read(self, row: Row, trajectory_id: str) -> Trajectory | StepInstance | Problem:
+    def read(self, row: Row, trajectory_id: str) -> Record:
         """One row as a record.
 
         Raises:

@@ -7,8 +7,6 @@ from typing import Any
 
 from srl.errors import UserError
 
-_SOLVED = ("resolved", "success", "is_resolved", "correct", "is_correct")
-
 
 def mapping(value: Any, name: str, where: str) -> dict[str, Any]:
     """The value if it is an object."""
@@ -51,23 +49,6 @@ def kind(value: Any) -> str:
     """The type of a value in the words of JSON."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
-
-
-def verdict(row: Mapping[str, Any]) -> bool | None:
-    """Whether the row says that its expert solved the problem; None if it says nothing, or a part of a reward.
-
-    Read are `resolved` and its like (true, false, 0, 1), then `reward` (1 or more: solved; 0 or less: not),
-    in the row and in the reports that harnesses put inside it.
-    """
-    report, info, result = submapping(row, "report"), submapping(row, "info"), submapping(row, "test_result")
-    for place in (row, report, info, result, submapping(result, "report"), submapping(row, "reward_info")):
-        for name in _SOLVED:
-            if place.get(name) in (True, False) and isinstance(place[name], bool | int | float):
-                return bool(place[name])
-        reward = place.get("reward")
-        if isinstance(reward, bool | int | float):
-            return True if reward > 1 - 1e-6 else False if reward <= 0 else None
-    return None
 
 
 def facts(where: str, format_name: str, row: Any, **more: Any) -> dict[str, Any]:

@@ -5,10 +5,10 @@ r"""mini-swe-agent runs (`*.traj.json`, versions 1 and 2): one bash block per tu
                   {"role": "assistant", "content": "THOUGHT: I look.\n\n```bash\nls\n```"},
                   {"role": "user", "content": "<returncode>0</returncode>\n<output>\nsetup.py\n</output>"}]}
 
-The command is the action. As in the agent itself, other blocks (```python) are talk, and a turn with no bash
-block or several was rejected: it is no step, and neither is the answer that says so. The last message is the
-submitted diff; it stays as the observation of the last step. Version 2 also makes tool calls, and ends with a
-message of the role `exit`.
+The block is the action, fence and all: the agent's instructions demand it, and it runs nothing else. As in the
+agent itself, other blocks (```python) are talk, and a turn with no bash block or several was rejected: it is no
+step, and neither is the answer that says so. The last message is the submitted diff; it stays as the observation of
+the last step. Version 2 also makes tool calls, and ends with a message of the role `exit`.
 Source: https://mini-swe-agent.com/latest/usage/output_files/.
 """
 
@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from srl.data.formats.fields import facts, first_text, items, mapping, optional_text, submapping, text, verdict
+from srl.data.formats.fields import facts, first_text, items, mapping, optional_text, submapping, text
+from srl.data.formats.labels import verdict
 from srl.data.formats.messages import messages_of
 from srl.data.formats.turns import Act, Turn, call_line, converse, is_messages, read_turn, said_or_called
 from srl.files import Row
@@ -67,6 +68,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         id=trajectory_id,
         problem=found.problem,
         steps=found.steps,
+        environment=True,
         verified=verified,
         instructions=found.instructions,
         metadata=facts(row.where, NAME, value, skipped_turns=found.skipped, exit_status=status, model=model),
@@ -74,7 +76,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
 
 
 def bash_blocks(said: str) -> list[tuple[int, int]]:
-    """Where the commands in the bash blocks of a text begin and end."""
+    """Where the commands in the bash blocks of a text begin and end, without their fences."""
     blocks: list[tuple[int, int]] = []
     position = 0
     while opened := _OPEN.search(said, position):
@@ -93,10 +95,11 @@ def _act(turn: Turn) -> Act | None:
     if len(blocks) != 1:
         return None
     start, end = blocks[0]
-    before = turn.text[:start].rpartition("```")[0]
+    before, fence, language = turn.text[:start].rpartition("```")
     thought = _THOUGHT.sub("", before, count=1).strip() if _THOUGHT.match(before) else before.strip()
     command = turn.text[start:end].strip()
-    return Act(command, "\n\n".join(filter(None, (turn.thought, thought)))) if command else None
+    block = f"{fence}{language.strip()}\n{command}{_CLOSE}"
+    return Act(block, "\n\n".join(filter(None, (turn.thought, thought)))) if command else None
 
 
 def _turns(row: Row) -> Iterator[Turn]:

@@ -32,6 +32,7 @@ Reason = Literal[
     "numbers not 1..k",
     "step without text",
     "section between steps",
+    "steps hold too little of the text",
 ]
 
 # The heading families, the most prominent first. A pattern starts with its line, captures the number and ends
@@ -72,6 +73,11 @@ _LABEL = re.compile(  # "### Conclusion", "**Final Answer**", "Answer: 60", "The
 _SEPARATOR = re.compile(rf"^[ \t\r]*\n{_RULE}$", re.M)  # the empty line tells "---" from an underline
 _PARAGRAPH = re.compile(r"^[ \t\r]*\n(?=\S)(?![-+*][ \t]|[0-9]+[.)])", re.M)  # unindented, and no list
 _UNINDENTED = re.compile(rf"^(?=\S)(?!{_RULE}$)", re.M)
+
+STEPS_SHARE = 0.5
+"""Of the text from the first number to the final answer: steps that hold less are a list of something else (givens,
+cases). Of 421 real solutions with numbered steps, 7 have from 5% to 48%, and none of these is solved in its list; the
+next have 53% and more."""
 
 _SHORT_LINE = 100  # a longer "Step 2: …" line is prose, not a title
 _MANY_LINES = 10_000  # nobody writes so many numbered lines
@@ -120,16 +126,21 @@ def cut_steps(solution: str) -> Cut:
     text = solution.strip()
     if not text:
         raise NotNumbered("empty solution")
-    # The same text, offset for offset, with code and closed formulas made unreadable.
-    masked = _OPAQUE.sub(lambda found: found[0] if "" in found.groups() else "x" * len(found[0]), text)
-    headings = _choose(_numbered_lines(masked))
+    readable = masked(text)
+    headings = _choose(_numbered_lines(readable))
     family = max(heading.family for heading in headings)  # the plainest, if they differ
-    trailer = _trailer_start(masked, headings, is_list=_NAMES[family].startswith("1."))
+    trailer = _trailer_start(readable, headings, is_list=_NAMES[family].startswith("1."))
     starts = [0, *(heading.start for heading in headings[1:]), trailer]
     steps = [_step(text, heading, *span) for heading, span in zip(headings, pairwise(starts), strict=True)]
+    _check_share(readable, headings, trailer)
     first, _, rest = text[trailer:].strip().partition("\n")
     conclusion = rest.strip() if _IS_RULE(first) else text[trailer:].strip()
     return Cut(tuple(steps), conclusion or None, _NAMES[family])
+
+
+def masked(text: str, fill: str = "x") -> str:
+    """The same text, offset for offset, with code and closed formulas made unreadable."""
+    return _OPAQUE.sub(lambda found: found[0] if "" in found.groups() else fill * len(found[0]), text)
 
 
 def _numbered_lines(masked: str) -> list[_Line]:
@@ -144,15 +155,17 @@ def _numbered_lines(masked: str) -> list[_Line]:
 
 
 def _choose(lines: list[_Line]) -> list[_Line]:
-    """The headings of the steps: all lines that say "Step", or else all numbered ones, if they count 1..k
-    together; or else those of the most prominent family among them, the others being lists inside the steps.
+    """The headings of the steps: numbered sections with steps inside them; or else all lines that say "Step", or
+    else all numbered ones, if they count 1..k together; or else those of the most prominent family among them, the
+    others being lists inside the steps.
     """
     if not lines:
         raise NotNumbered("no numbered steps")
     together = [line for line in lines if "Step" in _NAMES[line.family]] or lines
     prominent = min(line.family for line in together)
     alone = [line for line in together if line.family == prominent]
-    for headings in (together, alone):
+    sections = [line for line in lines if _NAMES[line.family] == "### 1. Title"]
+    for headings in (sections if "#" not in _NAMES[prominent] else [], together, alone):
         if len(headings) > 1 and all(line.number == k for k, line in enumerate(headings, 1)):
             _check_inner_lists(lines, headings)
             return headings
@@ -192,6 +205,15 @@ def _trailer_start(masked: str, headings: list[_Line], *, is_list: bool) -> int:
         if paragraph and not masked[last.start : paragraph.start()].rstrip("* \t\r\n").endswith(":"):
             found.append(paragraph)
     return min((match.start() for match in found if match), default=len(masked))
+
+
+def _check_share(masked: str, headings: list[_Line], trailer: int) -> None:
+    """Refuse a list that the solution goes on from, rather than consists of."""
+    start, label = headings[0].start, _LABEL.search(masked, headings[-1].end)
+    end = max(trailer, label.start() if label else len(masked))
+    share = (trailer - start) / (end - start)
+    if share < STEPS_SHARE:
+        raise NotNumbered("steps hold too little of the text", f"{share:.0%}")
 
 
 def _step(text: str, heading: _Line, start: int, end: int) -> Step:

@@ -23,7 +23,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from srl.data.formats.fields import facts, first_text, items, kind, mapping, optional_text, submapping, verdict
+from srl.data.formats.fields import facts, first_text, items, kind, mapping, optional_text, submapping
+from srl.data.formats.labels import crashed, verdict
+from srl.data.formats.thoughts import reasoning_of, untagged
 from srl.data.formats.turns import call_line, joined, read_turn, tools_text, unix
 from srl.errors import Unusable, UserError
 from srl.files import Row
@@ -41,7 +43,7 @@ _NO_STEPS = (
 _NOT_ASKED = (
     *("thought", "hidden", "confirmation_state", "security_risk", "blocking", "is_static", "cwd", "include_extra"),
     *("image_urls", "file_urls", "wait_for_response", "kernel_init_code", "translated_ipython_code", "impl_source"),
-    *("return_axtree", "browsergym_send_msg_to_user"),
+    *("return_axtree", "browsergym_send_msg_to_user", "keep_prompt", "is_confirmed", "action_risk"),
 )
 _DEFAULTS = {"start": (0, 1), "end": (-1,), "is_input": (False, "false")}
 
@@ -81,6 +83,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
     steps: list[_Open] = []
     causes: dict[Any, _Open] = {}
     thoughts: list[str] = []  # of a think event, for the step that follows
+    finished = False
     for place, event in _events(items(log, "history", row.where), row.where):
         sort = event.get("action")
         if sort is None:
@@ -100,17 +103,22 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         elif event.get("source") != "environment" and sort not in _NO_STEPS and (asked or sort != "message"):
             _act(event, steps, causes, thoughts, place)
             thoughts = []
+            finished = sort in ("finish", "FinishAction") or finished
     instance = submapping(value, "instance")
     problem = joined(asked) or first_text(value, ("instruction",)) or first_text(instance, ("problem_statement",))
     if not problem:
         raise Unusable("no problem")
     if not steps:
         raise Unusable("no action")
+    verified = verdict(value)
+    if verified is None and crashed(value) and not finished:
+        verified = False
     return Trajectory(
         id=trajectory_id,
         problem=problem,
         steps=tuple(_closed(step) for step in steps),
-        verified=verdict(value),
+        environment=True,
+        verified=verified,
         instructions=joined(instructions) or None,
         metadata=facts(row.where, NAME, value),
     )
@@ -124,17 +132,29 @@ def _is_log(value: Any) -> bool:
         return False
     if isinstance(first.get("kind"), str) and first["kind"].endswith("Event"):
         return True
-    return (isinstance(first.get("action"), str) and isinstance(first.get("args"), dict)) or (
-        isinstance(first.get("observation"), str) and "content" in first and "extras" in first
-    )
+    if isinstance(first.get("action"), str):
+        return isinstance(first.get("args"), dict) or (first["action"] == "message" and "content" in first)
+    return isinstance(first.get("observation"), str) and "content" in first and "extras" in first
 
 
 def _events(log: list[Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    asked = False
     for index, entry in enumerate(log):
         place = f"{where}, event {index}"
         for event in entry if isinstance(entry, list) else [entry]:
             event = mapping(event, "event", place)
-            yield place, _classic(event, place) if "kind" in event else event
+            if "kind" in event:
+                event = _classic(event, place)
+            elif isinstance(event.get("action"), str) and "args" not in event:
+                event = _with_args(event, is_task=event["action"] == "message" and not asked)
+            asked = asked or event.get("action") == "message"
+            yield place, event
+
+
+def _with_args(event: dict[str, Any], *, is_task: bool) -> dict[str, Any]:
+    """An action of older logs, which keep no source and what was asked for beside the action; the first is the task."""
+    args = {key: value for key, value in event.items() if key not in ("action", "source", "id", "timestamp", "message")}
+    return {**event, "source": event.get("source") or ("user" if is_task else "agent"), "args": args}
 
 
 def _classic(event: dict[str, Any], where: str) -> dict[str, Any]:
@@ -186,8 +206,7 @@ def _act(event: dict[str, Any], steps: list[_Open], causes: dict[Any, _Open], th
     step = steps[-1]
     step.calls.append(call)
     said = first_text(submapping(event, "args"), ("thought",)) or first_text(message, ("content",)) or ""
-    reasoning = first_text(message, ("reasoning_content",)) or ""
-    for thought in (*thoughts, reasoning, said):
+    for thought in (*thoughts, reasoning_of(message), untagged(said)):
         if thought.strip() and thought not in step.thoughts and thought != call:
             step.thoughts.append(thought)
     if isinstance(event.get("id"), int | str):
@@ -199,6 +218,8 @@ def _observe(event: dict[str, Any], steps: list[_Open], causes: dict[Any, _Open]
     if event.get("observation") in (None, *_NO_STEPS):
         return
     cause = event.get("cause")
+    if event["observation"] == "error" and cause is None and causes:
+        return  # in a log with ids it answers a call that the harness rejected, and did not note
     step = causes.get(cause) if isinstance(cause, int | str) else steps[-1] if steps else None
     if step:
         step.seen.append(optional_text(event.get("content"), "content", where))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from srl.data.formats.fields import items, mapping
+from srl.data.formats.labels import verdict
 from srl.data.formats.messages import is_rollout
 from srl.data.formats.turns import is_messages, prompt_messages, read_turn, said_or_called
 from srl.errors import Unusable, UserError
@@ -54,5 +55,10 @@ def read(row: Row, trajectory_id: str) -> StepInstance:
     if act is None:
         raise Unusable("no action")
     return StepInstance(
-        trajectory_id=trajectory_id, step_index=1, prompt=prompt, expert_action=act.action, thought=act.thought or None
+        trajectory_id=trajectory_id,
+        step_index=1,
+        prompt=prompt,
+        expert_action=act.action,
+        thought=act.thought or None,
+        verified=verdict(value),
     )

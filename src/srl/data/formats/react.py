@@ -14,7 +14,9 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from srl.data.formats.fields import facts, first_text, mapping, verdict
+from srl.data.formats.fields import facts, first_text, mapping
+from srl.data.formats.labels import verdict
+from srl.data.formats.thoughts import untagged
 from srl.data.formats.turns import Act, call_line, unix
 from srl.errors import Unusable
 from srl.files import Row
@@ -75,6 +77,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         id=trajectory_id,
         problem=problem.strip(),
         steps=steps,
+        environment=True,
         verified=verdict(value),
         metadata=facts(row.where, NAME, value),
     )
@@ -112,7 +115,7 @@ def _steps(parts: list[_Part]) -> tuple[Step, ...]:
             steps.append(Step(action, observation=observation, thought="\n\n".join(thoughts) or None))
             thoughts, action, observation = [], None, None
         if part.label == "thought" and part.text:
-            thoughts.append(part.text)
+            thoughts.append(untagged(part.text))
         elif part.label == "action":
             after = parts[index + 1] if index + 1 < len(parts) else None
             has_input = after is not None and after.label == "action input"

@@ -17,7 +17,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from srl.data.formats.fields import facts, first_text, items, mapping, optional_text, submapping, verdict
+from srl.data.formats.fields import facts, first_text, items, mapping, optional_text, submapping
+from srl.data.formats.labels import verdict
+from srl.data.formats.thoughts import untagged
 from srl.data.formats.turns import Turn, converse, is_messages, joined, parse, read_turn
 from srl.errors import UserError
 from srl.files import Row
@@ -28,7 +30,6 @@ NAME = "swe-agent"
 _MAIN = ("main", "primary")
 _EXIT = re.compile(r"exit_\w+").fullmatch
 _FENCE = re.compile(r"^```(\S*)[ \t\r]*$", re.M)
-_PREFIX = re.compile(r"(?:OBSERVATION|Observation):[ \t]*\r?\n?")
 
 
 def recognise(value: Any) -> str | None:
@@ -69,6 +70,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         id=trajectory_id,
         problem=found.problem,
         steps=found.steps,
+        environment=True,
         verified=verified,
         instructions=instructions or None,
         metadata=facts(row.where, NAME, value, skipped_turns=found.skipped, exit_status=status, instance_id=name),
@@ -89,7 +91,7 @@ def _turns(value: dict[str, Any], where: str) -> Iterator[Turn]:
         if turn.role == "system" and not turn.text:
             turn = turn._replace(text=optional_text(message.get("system_prompt"), "system_prompt", where))
         if turn.role != "assistant":
-            yield turn._replace(text=_PREFIX.sub("", turn.text, count=1) if _PREFIX.match(turn.text) else turn.text)
+            yield turn
         elif steps:
             break  # the rest is in the steps, which no history processor has shortened
         else:
@@ -101,7 +103,7 @@ def _turns(value: dict[str, Any], where: str) -> Iterator[Turn]:
         yield Turn(
             "assistant",
             _command(optional_text(fields.get("action"), "action", place)),
-            optional_text(fields.get("response") if thought is None else thought, "thought", place).strip(),
+            untagged(optional_text(fields.get("response") if thought is None else thought, "thought", place).strip()),
         )
         yield Turn("tool", optional_text(fields.get("observation"), "observation", place))
 
@@ -125,13 +127,25 @@ def _commanded(message: dict[str, Any], turn: Turn, where: str) -> Turn:
     """An assistant message of a history, as its command: given, called, or in its last code block."""
     action = message.get("action")
     if action is not None:
-        thought = optional_text(message.get("thought"), "thought", where).strip()
+        thought = untagged(optional_text(message.get("thought"), "thought", where).strip())
         return Turn("assistant", _command(optional_text(action, "action", where)), thought)
     if turn.calls:
         return turn
+    block = last_block(turn.text)
+    if block is None:
+        return Turn("assistant", "")  # SWE-agent asks again for a turn without a block
+    before, command = block
+    return Turn("assistant", _command(command), joined([turn.thought, before.strip()]))
+
+
+def last_block(said: str) -> tuple[str, str] | None:
+    """The text before the last code block, and what is in the block, which SWE-agent runs; None if there is no block.
+
+    Blocks in blocks belong to the outer one.
+    """
     opened: list[re.Match[str]] = []
     blocks: list[tuple[re.Match[str], re.Match[str]]] = []
-    for fence in _FENCE.finditer(turn.text):
+    for fence in _FENCE.finditer(said):
         if opened and not fence[1]:
             start = opened.pop()
             if not opened:
@@ -139,9 +153,9 @@ def _commanded(message: dict[str, Any], turn: Turn, where: str) -> Turn:
         else:
             opened.append(fence)
     if not blocks:
-        return Turn("assistant", "")  # SWE-agent asks again for a turn without a block
+        return None
     start, end = blocks[-1]
-    return Turn("assistant", _command(turn.text[start.end() : end.start()]), turn.text[: start.start()].strip())
+    return said[: start.start()], said[start.end() : end.start()]
 
 
 def _command(action: str) -> str:

@@ -1,4 +1,4 @@
-r"""SWE-agent conversations with function calls written as XML, as SWE-smith fine-tunes on them.
+r"""SWE-agent conversations with function calls written as XML or commands in code blocks, as SWE-smith keeps them.
 
     {"messages": [{"role": "system", "content": "You can call these functions: …"},
                   {"role": "user", "content": "<pr_description>…</pr_description>"},
@@ -9,18 +9,21 @@ r"""SWE-agent conversations with function calls written as XML, as SWE-smith fin
 
 The function block is the action, the text before it the thought. SWE-agent and OpenHands, which train on the
 same XML, take exactly one call per turn: a turn with none or with several was answered by an error and is no
-step. Source: https://huggingface.co/datasets/SWE-bench/SWE-smith-trajectories.
+step. Without XML ("ticks"), the command stands in the turn's last code block. Source: https://huggingface.co/datasets/SWE-bench/SWE-smith-trajectories.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
-from srl.data.formats.fields import facts, first_text, verdict
+from srl.data.formats.fields import facts, first_text
+from srl.data.formats.labels import verdict
 from srl.data.formats.messages import messages_of
-from srl.data.formats.turns import Act, Turn, converse, read_turn
+from srl.data.formats.swe_agent import last_block
+from srl.data.formats.turns import Act, Turn, converse, joined, read_turn
 from srl.errors import Unusable, UserError
 from srl.files import Row
 from srl.records import Trajectory
@@ -30,7 +33,6 @@ NAME = "swe-smith"
 _OPEN = re.compile(r"<function=[^>\n]+>\s*")
 _CLOSE = "</function>"
 _CLOSE_AFTER_PARAMETER = re.compile(r"</parameter>\s*</function>")
-_PREFIX = re.compile(r"\s*(?:OBSERVATION|Observation|EXECUTION RESULT of \[[^\]\n]*\]):[ \t]*\r?\n?")
 
 _FIRST_TURNS = 12  # where a conversation shows its kind
 
@@ -42,8 +44,14 @@ def recognise(value: Any) -> str | None:
         turns = [read_turn(message, "") for message in first]
     except (UserError, Unusable):
         return None
-    called = any(turn.role == "assistant" and not turn.calls and function_blocks(turn.text) for turn in turns)
-    return "messages with `<function=…>`" if called else None
+    if _is_xml(turns):
+        return "messages with `<function=…>`"
+    pairs = pairwise(turns)
+    ticked = any(
+        said.role == "assistant" and not said.calls and seen.text.startswith("OBSERVATION:") and last_block(said.text)
+        for said, seen in pairs
+    )
+    return "messages with a code block, answered by OBSERVATION:" if ticked else None
 
 
 def read(row: Row, trajectory_id: str) -> Trajectory:
@@ -54,15 +62,21 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
         Unusable: no problem, or no action.
     """
     value = row.value if isinstance(row.value, dict) else {}
-    found = converse(_turns(row), _act, problem=first_text(value, ("problem_statement",)))
+    turns = list(_turns(row))
+    found = converse(turns, _act if _is_xml(turns) else _ticked, problem=first_text(value, ("problem_statement",)))
     return Trajectory(
         id=trajectory_id,
         problem=found.problem,
         steps=found.steps,
+        environment=True,
         verified=verdict(value),
         instructions=found.instructions,
         metadata=facts(row.where, NAME, value, skipped_turns=found.skipped),
     )
+
+
+def _is_xml(turns: list[Turn]) -> bool:
+    return any(turn.role == "assistant" and not turn.calls and function_blocks(turn.text) for turn in turns)
 
 
 def function_blocks(said: str) -> list[tuple[int, int]]:
@@ -80,12 +94,6 @@ def function_blocks(said: str) -> list[tuple[int, int]]:
     return blocks
 
 
-def without_prefix(observation: str) -> str:
-    """An observation without the word that announces it."""
-    found = _PREFIX.match(observation)
-    return observation[found.end() :] if found else observation
-
-
 def _act(turn: Turn) -> Act | None:
     blocks = function_blocks(turn.text)
     if len(blocks) != 1:
@@ -95,7 +103,11 @@ def _act(turn: Turn) -> Act | None:
     return Act(turn.text[start:end], "\n\n".join(filter(None, (turn.thought, before))))
 
 
+def _ticked(turn: Turn) -> Act | None:
+    before, command = last_block(turn.text) or ("", "")
+    return Act(command.strip(), joined([turn.thought, before.strip()])) if command.strip() else None
+
+
 def _turns(row: Row) -> Iterator[Turn]:
     for index, message in enumerate(messages_of(row)):
-        turn = read_turn(message, f"{row.where}, message {index}")
-        yield turn if turn.role in ("system", "assistant") else turn._replace(text=without_prefix(turn.text))
+        yield read_turn(message, f"{row.where}, message {index}")

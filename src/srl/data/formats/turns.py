@@ -15,10 +15,11 @@ import ast
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from srl.data.formats.fields import first_text, items, kind, mapping, text
+from srl.data.formats.thoughts import reasoning_of, split_thought, untagged
 from srl.errors import Unusable, UserError
 from srl.records import Message, Step
 
@@ -33,7 +34,7 @@ _THOUGHTS = ("reasoning", "thinking", "thought")
 _CALLS = ("tool_call", "tool_use", "tool-call", "function_call", "toolCall")
 _CONTENTS = ("text", "value", "content", "thinking", "reasoning", "refusal")
 
-_THINK = re.compile(r"\s*<(think|thinking)>(.*?)</\1>", re.S)
+_OBSERVATION = re.compile(r"\s*(?:OBSERVATION|Observation|EXECUTION RESULT of \[[^\]\n]*\]):[ \t]*\n?")
 _CALL_END = "</tool_call>"
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
 
@@ -89,7 +90,7 @@ def read_turn(message: Any, where: str) -> Turn:
         raise UserError(f"{where}: expected a role such as user or assistant, found {found}")
     content = message.get("content", message.get("value", message.get("text")))
     if name == "function_call":
-        return Turn(role, "", _reasoning(message), tuple(_calls(message if content is None else content, where)))
+        return Turn(role, "", reasoning_of(message), tuple(_calls(message if content is None else content, where)))
     texts, thoughts, calls = _parts(content, where)
     said = "\n\n".join(texts)
     if role != "assistant":
@@ -99,23 +100,7 @@ def read_turn(message: Any, where: str) -> Turn:
         calls += _calls(message.get(key), where)
     if not calls:
         said, calls = _written_calls(said, where)
-    return Turn(role, said.strip(), joined([_reasoning(message), *thoughts, thought]), tuple(calls))
-
-
-def split_thought(text: str) -> tuple[str, str]:
-    r"""A text as (what stands in its leading <think> tags, the rest); templates may have eaten the first tag.
-
-    >>> split_thought("<think>6 * 7</think>42"), split_thought("6 * 7\n</think>42"), split_thought("42")
-    (('6 * 7', '42'), ('6 * 7', '42'), ('', '42'))
-    """
-    if found := _THINK.match(text):
-        return found[2].strip(), text[found.end() :].strip()
-    thought, tag, rest = text.partition("\n</think>")
-    if tag and "<think>" not in thought and "<function=" not in thought:
-        return (thought.strip(), rest.strip()) if rest.strip() else ("", thought.strip())  # a stray tag at the end
-    if text.lstrip().startswith("<think>"):  # cut off while thinking: nothing was done
-        return text.lstrip().removeprefix("<think>").strip(), ""
-    return "", text
+    return Turn(role, said.strip(), joined(dict.fromkeys([reasoning_of(message), *thoughts, thought])), tuple(calls))
 
 
 def call_line(name: str, arguments: Any) -> str:
@@ -175,6 +160,34 @@ def prompt_messages(prompt: Any, where: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
+def stretches(turns: Iterable[Turn]) -> Iterator[Turn]:
+    """The turns with neighbouring ones of the assistant as one: what it says before its call belongs to the call.
+
+    Empty turns stay by themselves: they are no steps.
+    """
+    before: Turn | None = None
+    for turn in turns:
+        if before and before.role == turn.role == "assistant" and any(before[1:]) and any(turn[1:]):
+            texts, thoughts = joined([before.text, turn.text]), joined([before.thought, turn.thought])
+            before = Turn("assistant", texts, thoughts, before.calls + turn.calls)
+            continue
+        if before:
+            yield before
+        before = turn
+    if before:
+        yield before
+
+
+def tools_of(row: Mapping[str, Any]) -> Any:
+    """The tools that a row lists, wherever data sets keep them; None if it lists none."""
+    for place in (row, row.get("info"), row.get("metadata")):
+        if isinstance(place, dict):
+            for name in ("tools", "oai_tools", "functions", "available_tools"):
+                if place.get(name):
+                    return place[name]
+    return None
+
+
 def tools_text(tools: Any) -> str:
     """The tools column of a row, a list or a JSON text of one: one tool per line."""
     listed = parse(tools) if isinstance(tools, str) else tools
@@ -186,7 +199,8 @@ def tools_text(tools: Any) -> str:
 def said_or_called(turn: Turn) -> Act | None:
     """What a turn does by itself: its tool calls, one per line, or else what it says."""
     if turn.calls:
-        return Act("\n".join(turn.calls), joined([turn.thought, turn.text]))
+        said = "" if turn.text in turn.thought else turn.text  # some logs keep the thought twice
+        return Act("\n".join(turn.calls), joined([turn.thought, said]))
     return Act(turn.text, turn.thought) if turn.text else None
 
 
@@ -227,10 +241,16 @@ def converse(
     if not acts:
         raise Unusable("no action")
     steps = tuple(
-        Step(act.action, observation=unix(joined(seen)) if seen else None, thought=act.thought or None)
+        Step(act.action, observation=_unlabelled(unix(joined(seen))) if seen else None, thought=act.thought or None)
         for act, seen in acts
     )
     return Conversation(joined(instructions) or None, problem, steps, skipped)
+
+
+def _unlabelled(observation: str) -> str:
+    """An observation without the word that announces it: prompts announce it themselves."""
+    found = _OBSERVATION.match(observation)
+    return observation[found.end() :] if found else observation
 
 
 def joined(texts: Iterable[str]) -> str:
@@ -241,13 +261,6 @@ def joined(texts: Iterable[str]) -> str:
 def unix(text: str) -> str:
     """The text with line ends of one kind: terminals answer with CRLF."""
     return text.replace("\r\n", "\n") if "\r" in text else text
-
-
-def _reasoning(message: dict[str, Any]) -> str:
-    for key in ("reasoning_content", "reasoning", "thinking", "thought"):
-        if isinstance(message.get(key), str):
-            return message[key].strip()
-    return ""
 
 
 def _parts(content: Any, where: str) -> tuple[list[str], list[str], list[str]]:
@@ -267,7 +280,7 @@ def _parts(content: Any, where: str) -> tuple[list[str], list[str], list[str]]:
         if sort in _CALLS:
             calls += _calls(part.get("value", part), where)
         elif sort in _THOUGHTS:
-            thoughts.append(_inside(part))
+            thoughts.append(untagged(_inside(part)))
         else:
             texts.append(_inside(part))
     return texts, thoughts, calls
