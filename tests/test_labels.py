@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from srl.data.formats.columns import Columns, is_bare, known_answer, stated_answer
+from srl.data.formats.columns import Columns, is_bare, known_answer
 from srl.data.formats.labels import verdict
 from srl.data.labels import read_labels
 from srl.data.prepare import StepOptions, prepare
@@ -247,5 +247,5 @@ def test_the_known_answer_of_a_row(row, answer):
 
 def test_the_column_of_the_solution_is_no_answer():
     assert known_answer({"answer": "1. a"}, "answer") is None
-    assert stated_answer("None") is None
+    assert known_answer({"answer": "None"}) is None
     assert not is_bare("")

@@ -12,7 +12,8 @@ from srl.data.formats.labels import RIGHT, WRONG, as_verdict
 from srl.data.formats.turns import parse
 from srl.errors import UserError
 from srl.files import Row
-from srl.rewards.answers import last_box
+from srl.rewards.answer_text import known_answer as answer_in
+from srl.rewards.answer_text import last_box
 
 PROBLEMS = ("problem", "question", "problem_statement", "instruction", "prompt", "input", "query")
 ANSWERS = (
@@ -24,9 +25,6 @@ REFERENCES = ("solution", "output")
 
 _PROVE = re.compile(r"\b(?:prove|show) (?:that|the|if|for)\b|\bprove:", re.I)
 _FIND = re.compile(r"\b(?:find|determine|compute|calculate|evaluate|solve|how (?:many|much)|what (?:is|are))\b", re.I)
-_NOT_KNOWN = ("", "proof", "notfound", "not found", "none", "null", "nan", "n/a", "unknown")
-_MARK = "####"
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # "1,000", as GSM8K writes it
 _ANSWER_CHARACTERS = 200
 _BARE_CHARACTERS = 60
 
@@ -105,20 +103,6 @@ def _found(row: Row, name: str) -> Any:
         raise UserError(f"{row.where}: no field `{name}`; it has {names:.300}") from None
 
 
-def stated_answer(written: str | None) -> str | None:
-    r"""The answer that a column of answers states; None where it says that there is none.
-
-    >>> stated_answer("So 2 + 2.\n#### 4"), stated_answer("It is $\\boxed{4}$."), stated_answer("proof")
-    ('4', '4', None)
-    """
-    text = (written or "").strip()
-    if _MARK in text:
-        text = _THOUSANDS.sub("", text.rpartition(_MARK)[2].strip())
-    elif (box := last_box(text)) is not None:
-        text = box
-    return None if text.lower() in _NOT_KNOWN else text
-
-
 def known_answer(row: Mapping[str, Any], solution: str | None = None) -> str | None:
     """The known answer of a row: of a column of answers, or else of its reference solution.
 
@@ -129,8 +113,8 @@ def known_answer(row: Mapping[str, Any], solution: str | None = None) -> str | N
         return None
     text = _short_text(row[name])
     if name in ANSWERS or text is None:
-        return stated_answer(text)
-    return last_box(text) or stated_answer(text)
+        return answer_in(text)
+    return last_box(text) or answer_in(text)
 
 
 def answer_column(row: Mapping[str, Any], solution: str | None = None) -> str | None:

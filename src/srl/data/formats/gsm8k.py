@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from srl.data.formats.columns import stated_answer
 from srl.data.formats.fields import first_text, mapping, text
 from srl.data.formats.labels import verdict
 from srl.data.formats.thoughts import split_thought
@@ -53,7 +52,7 @@ def read(row: Row, trajectory_id: str) -> Written:
         problem=problem.strip(),
         text=solution.strip(),
         thought=thought,
-        answer=stated_answer(solution),
+        answer=known_answer(solution),
         verified=verdict(value),
         scheme="lines",
         metadata={"where": row.where, "format": NAME, "own_answer": True},

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from srl.data.formats.columns import stated_answer
 from srl.data.formats.fields import facts, first_text, items, mapping, submapping
 from srl.data.formats.labels import crashed, verdict
 from srl.data.formats.responses import item_turns
@@ -21,6 +20,7 @@ from srl.data.formats.turns import Turn, converse, joined, prompt_messages, stre
 from srl.errors import Unusable
 from srl.files import Row
 from srl.records import Problem, Trajectory
+from srl.rewards.answer_text import known_answer
 
 NAME = "nemo-gym"
 
@@ -48,7 +48,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory | Problem:
     expected = value.get("expected_action")
     answer = value.get("expected_answer")
     if expected is None and not response and answer is not None:
-        return Problem(trajectory_id, prompt_messages(asked, row.where), answer=stated_answer(str(answer)))
+        return Problem(trajectory_id, prompt_messages(asked, row.where), answer=known_answer(str(answer)))
     turns = [*stretches(item_turns(asked, row.where))]
     if expected is not None:
         turns += _expected(expected, row.where)
