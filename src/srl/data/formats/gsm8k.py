@@ -16,6 +16,7 @@ from srl.data.formats.thoughts import split_thought
 from srl.data.formats.written import Written
 from srl.errors import Unusable
 from srl.files import Row
+from srl.rewards.answer_text import known_answer
 
 NAME = "gsm8k"
 
