@@ -447,7 +447,7 @@ def test_a_run_is_asked_as_it_was_trained(tiny_model, tmp_path, capsys):
 
 
 def test_a_text_may_come_from_a_file(tmp_path):
-    from srl.cli import text_or_file
+    from srl.cli.text_or_file import text_or_file
 
     (tmp_path / "p.txt").write_text("  My prompt.\n")
     assert text_or_file(f"@{tmp_path / 'p.txt'}") == "My prompt."

@@ -1,0 +1,82 @@
+"""The command line: a file per command, each a thin call into one module; `srl --help` lists them.
+
+Heavy imports (torch, trl) stand inside the commands that need them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from srl import __version__
+from srl.cli.compare import Compare
+from srl.cli.doctor import Doctor
+from srl.cli.evaluate import Evaluate
+from srl.cli.experiment import Demo, Experiment, Tiny
+from srl.cli.plan import Plan
+from srl.cli.report import Report
+from srl.cli.rewrite import Rewrite
+from srl.cli.sample import Sample
+from srl.cli.steps import Steps
+from srl.cli.train import Train
+from srl.errors import UserError, disk_fault
+from srl.runs.recipe import read_recipe
+
+Command = (
+    Annotated[Steps, tyro.conf.subcommand("steps")]
+    | Annotated[Rewrite, tyro.conf.subcommand("rewrite")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[Sample, tyro.conf.subcommand("sample")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Experiment, tyro.conf.subcommand("experiment")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Tiny, tyro.conf.subcommand("tiny")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `srl`. A `UserError` is one line on standard error and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"srl {__version__}")
+        return
+    try:
+        with_recipe = {"train": Train, "plan": Plan}.get(arguments[0]) if arguments else None
+        if with_recipe and len(arguments) > 1 and not arguments[1].startswith("-"):
+            default = with_recipe(read_recipe(Path(arguments[1])))
+            prog = f"srl {arguments[0]} RECIPE"
+            command: Command = tyro.cli(with_recipe, args=arguments[2:], default=default, prog=prog)
+        else:
+            command = tyro.cli(
+                Command,
+                args=arguments,
+                prog="srl",
+                description=f"Supervised Reinforcement Learning: teach a small model to reason from expert steps "
+                f"(srl {__version__}).",
+            )
+        command.run()
+    except UserError as error:
+        print(f"srl: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if (fault := disk_fault(error)) is None:
+            raise
+        print(f"srl: {fault}{_remedy(arguments)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"srl: stopped{_remedy(arguments)}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _remedy(arguments: list[str]) -> str:
+    """How to go on with a command that was cut short, for those that can."""
+    if arguments[:1] in (["experiment"], ["demo"]):
+        return "; the same command goes on"
+    return "; the same command with --resume goes on" if arguments[:1] in (["train"], ["evaluate"]) else ""

@@ -1,0 +1,54 @@
+"""`srl evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from srl.cli.text_or_file import text_or_file
+from srl.evaluation.config import EvaluationOptions
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a model on mathematical benchmarks, with intervals; every sample is kept."""
+
+    source: tyro.conf.Positional[str]
+    """A run folder, a model folder, a Hub id, or the URL of a server that speaks OpenAI's API."""
+    benchmarks: str = "aime24,aime25,amc23,minerva"
+    """Names (also math500, gsm8k), .toml files or files of problems (.jsonl, …), separated by commas."""
+    out: Path | None = None
+    """The folder to write; runs/NAME-eval if it is not given."""
+    model: str | None = None
+    """The model's name at the server."""
+    benchmark_file: tuple[str, ...] = ()
+    """name=path: local files in place of data sets on the Hub."""
+    concurrency: int = 16
+    """Requests to a server at a time."""
+    request_seconds: float = 600.0
+    """Limit of one request to a server, waiting in its queue included."""
+    resume: bool = False
+    """Go on with an evaluation that was stopped: only what is missing is asked."""
+    overwrite: bool = False
+    """Delete an earlier evaluation in the same folder."""
+    options: Annotated[EvaluationOptions, tyro.conf.arg(name="")] = field(default_factory=EvaluationOptions)
+
+    def run(self) -> None:
+        """Evaluate."""
+        from srl.evaluation.evaluate import evaluate
+
+        evaluate(
+            self.source,
+            self.out,
+            self.benchmarks,
+            replace(self.options, system_prompt=text_or_file(self.options.system_prompt)),
+            model=self.model,
+            benchmark_files=self.benchmark_file,
+            concurrency=self.concurrency,
+            request_seconds=self.request_seconds,
+            resume=self.resume,
+            overwrite=self.overwrite,
+        )

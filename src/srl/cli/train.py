@@ -1,0 +1,34 @@
+"""`srl train`."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from srl.runs.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train from a recipe: `srl train RECIPE.toml [--section.key value …]`; flags override the file."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    resume: bool = False
+    """Go on from the last checkpoint of a run that was stopped."""
+    overwrite: bool = False
+    """Delete an earlier run in the same folder."""
+
+    def run(self) -> None:
+        """Train."""
+        from accelerate import PartialState
+
+        from srl.training.train import train
+
+        train(self.recipe, resume=self.resume, overwrite=self.overwrite)
+        # Python may end before gloo's threads do, which aborts a process that has done all its work. They end with
+        # their group, and that is held by the trainer's model.
+        gc.collect()
+        PartialState().destroy_process_group()
