@@ -77,6 +77,20 @@ def test_the_top_of_the_package_fits_one_look():
     assert len(entries) <= 18
 
 
+READING_PATH = (
+    *("cli/train", "training/train", "training/rows", "training/trainer", "training/rollouts"),
+    *("training/dynamic_sampling", "rewards/functions", "chat/prompts"),
+)
+"""From `srl train` to TRL's optimizer step, with `share_prefix = "off"`; AGENTS.md names the same files."""
+
+
+def test_the_way_from_command_to_optimizer_step_is_short():
+    assert len(READING_PATH) <= 8
+    assert sum(len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in READING_PATH) <= 1200
+    map_of_rooms = (PACKAGE.parents[1] / "AGENTS.md").read_text()
+    assert all(name.rpartition("/")[2] in map_of_rooms for name in READING_PATH)
+
+
 def test_trl_and_torch_stay_in_their_rooms():
     heavy = {"torch", "trl", "transformers", "datasets", "peft", "accelerate"}
     for name, tree in modules():

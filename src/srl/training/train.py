@@ -30,13 +30,14 @@ from srl.rewards import StepReward, answer_correctness, format_penalty
 from srl.runs.checkpoints import tokens_at
 from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.recipe import Recipe
+from srl.training.asked import system_prompt, trained_prompts
 from srl.training.attend import attended
 from srl.training.callbacks import run_callbacks
 from srl.training.checkpoints import reading
 from srl.training.config import SRLConfig
 from srl.training.options import fit_to_data, trainer_config, trainer_options
 from srl.training.policy import load_policy, lora, max_positions, save_model
-from srl.training.rows import load_rows, system_prompt, trained_prompts
+from srl.training.rows import load_rows
 from srl.training.signals import stopping_at_signals
 from srl.training.trainer import SRLTrainer
 
