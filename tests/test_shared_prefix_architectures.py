@@ -58,7 +58,7 @@ def tiny_model(kind, window):
     for variant in [variant | windows for variant in VARIANTS] + VARIANTS:
         try:
             config = architecture.config_class(**SIZES, **variant)
-            if getattr(config.get_text_config(), "sliding_window", None) != window:
+            if window and getattr(config.get_text_config(), "sliding_window", None) != window:
                 continue
             with torch.device("meta"):
                 n_weights = sum(p.numel() for p in architecture(config).parameters())

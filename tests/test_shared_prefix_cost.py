@@ -31,6 +31,7 @@ def test_the_size_of_a_model_is_read_from_its_configuration():
     )
     assert ModelSize.of(config) == QWEN_7B
     assert QWEN_7B.matrix_weights == pytest.approx(7.07e9, rel=1e-2)
+    assert QWEN_7B.cache_numbers == 28_672  # 56 KiB a token in bfloat16
 
 
 def test_costs_are_counted_by_hand():

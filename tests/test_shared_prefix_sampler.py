@@ -423,6 +423,21 @@ def test_its_logprobs_are_the_trainers(trainer):
         torch.testing.assert_close(torch.tensor(logprobs), expected[0, :-1].detach(), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("trainer", [{"bf16": True, "use_cpu": True}], indirect=True)
+@pytest.mark.parametrize("by_generate", [False, True])
+def test_weights_are_converted_for_sampling_only(trainer, by_generate, monkeypatch):
+    monkeypatch.setattr(trainer, "_samples_elsewhere", lambda: by_generate)
+    down, seen = trainer.model.model.layers[0].mlp.down_proj, []
+    down.register_forward_pre_hook(lambda layer, args: seen.append(layer.weight.dtype))
+    trainer._generate(["one two", "one"])
+    assert set(seen) == {torch.bfloat16}
+    assert down.weight.dtype == torch.float32
+    assert any(parameter is down.weight for parameter in trainer.model.parameters())
+    seen.clear()
+    trainer.train()
+    assert set(seen) == {torch.float32, torch.bfloat16}
+
+
 @pytest.mark.parametrize("trainer", [{"repetition_penalty": 1.2}], indirect=True)
 def test_options_it_does_not_know_are_left_to_generate(trainer):
     _, completion_ids, *_ = trainer._generate(["one two", "one"])

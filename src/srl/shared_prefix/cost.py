@@ -54,6 +54,11 @@ class ModelSize:
         )
 
     @property
+    def cache_numbers(self) -> int:
+        """Of the keys and values of one token."""
+        return 2 * self.layers * self.kv_heads * self.head_size
+
+    @property
     def matrix_weights(self) -> int:
         """Weights that every token is multiplied with, the language-model head included."""
         attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)

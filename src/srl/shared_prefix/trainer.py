@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -36,6 +36,10 @@ from srl.shared_prefix.trial import problem_with_packs, problem_with_sampling
 from srl.shared_prefix.weights import products_in
 
 logger = logging.getLogger(__name__)
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CACHE_SHARE = 1 / 4
+"""Of the free memory, what keys and values of `generate` may take: growing them copies them."""
 
 
 @dataclass
@@ -192,15 +196,19 @@ class SharedPrefixTrainer(GRPOTrainer):
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
             )
         size = batch_size or len(input_ids)
+        # Brought to the CPU once, before the device has work that this would wait for.
+        host = torch.stack((input_ids, attention_mask.to(input_ids.dtype))).cpu()
         parts = []
-        for ids_BT, mask_BT in zip(input_ids.split(size), attention_mask.split(size), strict=True):
-            rows, lengths = unpadded(ids_BT, mask_BT, logits_to_keep)
+        for ids_BT, mask_BT, (host_ids_BT, host_mask_BT) in zip(
+            input_ids.split(size), attention_mask.split(size), host.split(size, dim=1), strict=True
+        ):
+            rows, lengths = unpadded(host_ids_BT, host_mask_BT, logits_to_keep)
             packs, cost = cheapest(rows, lengths, self.args.share_prefix, self._model_size, ids_BT.device.type)
             self._count_tokens(cost)
             saved = cost.raw_tokens - cost.unique_tokens - len(rows)  # a row's last token is left out in any case
             padding = ids_BT.numel() - cost.raw_tokens
             if packs and (saved > 0 or padding > 0.02 * cost.raw_tokens):
-                parts.append(self._run_pack(model, packs[0], mask_BT[:, -logits_to_keep:], compute_entropy))
+                parts.append(self._run_pack(model, packs[0], host_mask_BT[:, -logits_to_keep:], compute_entropy))
             else:  # nothing to gain; or every completion is masked, and yet each rank must run the model
                 parts.append(
                     super()._get_per_token_logps_and_entropies(
@@ -213,19 +221,19 @@ class SharedPrefixTrainer(GRPOTrainer):
     def _run_pack(
         self, model: nn.Module, one: Pack, mask_BC: Tensor, compute_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs and entropies of a pack, put back where the rows have their completions."""
-        device = mask_BC.device
+        """Log-probs and entropies of a pack, put back where the rows have their completions; the mask is on the CPU."""
+        device = self.accelerator.device
+        columns = [row.nonzero()[0] for row in mask_BC.numpy()]
+        row_N = np.concatenate([np.full(len(places), i) for i, places in zip(one.rows, one.places, strict=True)])
+        column_N = np.concatenate([columns[i][-len(p) :] for i, p in zip(one.rows, one.places, strict=True)])
+        place_N = np.concatenate(one.places)
+        row_N, column_N, place_N = (torch.from_numpy(index).to(device) for index in (row_N, column_N, place_N))
         with self.accelerator.autocast():
             outputs = model(
                 **model_inputs(one, device),
                 shift_labels=torch.from_numpy(one.labels_T)[None].to(device),
                 fused_lm_head=True,
             )
-        columns = [row.nonzero() for row in mask_BC.cpu().numpy()]
-        row_N = np.concatenate([np.full(len(places), i) for i, places in zip(one.rows, one.places, strict=True)])
-        column_N = np.concatenate([columns[i][0][-len(p) :] for i, p in zip(one.rows, one.places, strict=True)])
-        place_N = np.concatenate(one.places)
-        row_N, column_N, place_N = (torch.from_numpy(index).to(device) for index in (row_N, column_N, place_N))
 
         def unpacked(values_1T: Tensor) -> Tensor:
             return values_1T.new_zeros(mask_BC.shape).index_put((row_N, column_N), values_1T[0, place_N])
@@ -233,18 +241,18 @@ class SharedPrefixTrainer(GRPOTrainer):
         return unpacked(outputs.log_probs), unpacked(outputs.entropy) if compute_entropy else None
 
     def _count_tokens(self, cost: Cost) -> None:
-        """Log what an optimizer step computes, over all processes."""
+        """Log what an optimizer step computes, over all processes: gathered once per step, as that waits for them."""
         if not (self.model.training and torch.is_grad_enabled()):
             return
-        counts = torch.tensor([cost.unique_tokens, cost.raw_tokens], device=self.accelerator.device)
-        self._tokens += self.accelerator.reduce(counts, reduction="sum").cpu().numpy()
+        self._tokens += cost.unique_tokens, cost.raw_tokens
         if self.accelerator.sync_gradients:
-            unique, raw = self._tokens.tolist()
+            counts = torch.from_numpy(self._tokens).to(self.accelerator.device)
+            unique, raw = self.accelerator.reduce(counts, reduction="sum").tolist()
             metrics = self._metrics["train"]
             metrics["tokens/unique"].append(unique)
             metrics["tokens/raw"].append(raw)
             metrics["sharing_ratio"].append(raw / max(1, unique))
-            self._tokens[:] = 0
+            self._tokens = np.zeros(2, dtype=np.int64)
 
     # --- sampling ------------------------------------------------------------------------------------
 
@@ -256,17 +264,33 @@ class SharedPrefixTrainer(GRPOTrainer):
         if self.use_vllm and self._shares:
             return like_after_like(lambda prompts: trl(prompts, images, multimodal_fields, *args, **kwargs), prompt_ids)
         with self._weights_converted_once():
-            if self._samples_elsewhere():
+            if self._samples_elsewhere() or self._generate_is_faster(prompt_ids):
                 return trl(prompt_ids, images, multimodal_fields, *args, **kwargs)
             completion_ids, _ = self._sample(prompt_ids)
             return completion_ids, None
 
-    def _weights_converted_once(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _weights_converted_once(self) -> Iterator[None]:
         """Under autocast, the weights of all products in its type already: it would convert them at every token."""
-        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-        if autocast is None or self._others_sample:
-            return nullcontext()
-        return products_in(autocast, self.model)
+        if self.accelerator.mixed_precision not in AUTOCAST or self._others_sample:
+            yield
+        else:
+            with self.accelerator.autocast(), products_in(self._computes_in, self.model):
+                yield
+
+    def _generate_is_faster(self, prompt_ids: list[list[int]]) -> bool:
+        """On a GPU it is, wherever there is room for keys and values of every row: measured in docs/method.md."""
+        device = self.accelerator.device
+        if device.type != "cuda":
+            return False
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        length = max(map(len, prompt_ids)) + self.max_completion_length
+        needed = len(prompt_ids) * length * self._model_size.cache_numbers * self._computes_in.itemsize
+        return needed < CACHE_SHARE * (free - torch.cuda.memory_allocated(device))
+
+    @property
+    def _computes_in(self) -> torch.dtype:
+        return AUTOCAST.get(self.accelerator.mixed_precision, self.model.dtype)
 
     def _sample(self, prompt_ids: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
         """A completion per prompt over shared keys, and its log-probs."""
