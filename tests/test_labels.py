@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from srl.data.formats.columns import Columns, is_bare, known_answer
+from srl.data.formats.columns import Columns, answer_of, is_bare
 from srl.data.formats.labels import verdict
 from srl.data.labels import read_labels
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import Source
 from srl.errors import UserError
 from srl.files import read_rows, write_jsonl
+from srl.rewards.answer_text import known_answer
 
 ALL = StepOptions(hold_out=0.0, targets="all")
 STEPS = "1. **Add**: 2 + 2 is 4.\n\n2. **Double**: 2 * 4 is \\boxed{8}."
@@ -227,7 +228,7 @@ def test_verdicts_beside_the_runs(tmp_path):
 @pytest.mark.parametrize(
     ("row", "answer"),
     [
-        ({"answer": 27.0}, "27.0"),
+        ({"answer": 27.0}, "27"),
         ({"expected_answer": "\\frac12"}, "\\frac12"),
         ({"final_answer": ["x = 2"]}, "x = 2"),
         ({"ground_truth": "So:\n#### 1,234"}, "1234"),
@@ -242,10 +243,10 @@ def test_verdicts_beside_the_runs(tmp_path):
     ],
 )
 def test_the_known_answer_of_a_row(row, answer):
-    assert known_answer(row) == answer
+    assert answer_of(row) == answer
 
 
 def test_the_column_of_the_solution_is_no_answer():
-    assert known_answer({"answer": "1. a"}, "answer") is None
-    assert known_answer({"answer": "None"}) is None
+    assert answer_of({"answer": "1. a"}, "answer") is None
+    assert known_answer("None") is None
     assert not is_bare("")

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from srl.data.formats import Record, problems, prompt_completion, solutions, verl
-from srl.data.formats.columns import PROBLEMS, Columns, has, known_answer, text_at, verdict_at
+from srl.data.formats.columns import PROBLEMS, Columns, answer_of, has, text_at, verdict_at
 from srl.data.formats.fields import first_text
 from srl.data.formats.written import Written
 from srl.errors import UserError
 from srl.files import Row
 from srl.records import Problem, StepInstance, Trajectory
-from srl.rewards.answer_text import known_answer as answer_in
+from srl.rewards.answer_text import known_answer
 
 _ALL_BUT = "it applies to all formats but"
 _APPLIES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -62,8 +62,8 @@ class Overrides:
             self._check("--answer-field", record, row, format_name)
             place = problem if problem and has(problem.value, columns.answer) else row
             written = text_at(place, columns.answer) if _has(place, columns.answer) else None
-            changes["answer"] = answer_in(written)
-        elif problem and (answer := known_answer(problem.value)):
+            changes["answer"] = known_answer(written)
+        elif problem and (answer := answer_of(problem.value)):
             changes["answer"] = answer
         if columns.correct:
             self._check("--correct-field", record, row, format_name)

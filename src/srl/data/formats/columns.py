@@ -12,8 +12,7 @@ from srl.data.formats.labels import RIGHT, WRONG, as_verdict
 from srl.data.formats.turns import parse
 from srl.errors import UserError
 from srl.files import Row
-from srl.rewards.answer_text import known_answer as answer_in
-from srl.rewards.answer_text import last_box
+from srl.rewards.answer_text import known_answer, last_box
 
 PROBLEMS = ("problem", "question", "problem_statement", "instruction", "prompt", "input", "query")
 ANSWERS = (
@@ -103,7 +102,7 @@ def _found(row: Row, name: str) -> Any:
         raise UserError(f"{row.where}: no field `{name}`; it has {names:.300}") from None
 
 
-def known_answer(row: Mapping[str, Any], solution: str | None = None) -> str | None:
+def answer_of(row: Mapping[str, Any], solution: str | None = None) -> str | None:
     """The known answer of a row: of a column of answers, or else of its reference solution.
 
     `solution` is the column that is read as the expert's text, and no column of answers.
@@ -111,14 +110,12 @@ def known_answer(row: Mapping[str, Any], solution: str | None = None) -> str | N
     name = answer_column(row, solution)
     if name is None or (name in REFERENCES and _asks_for_proof(first_text(row, PROBLEMS) or "")):
         return None
-    text = _short_text(row[name])
-    if name in ANSWERS or text is None:
-        return answer_in(text)
-    return last_box(text) or answer_in(text)
+    value = row[name]
+    return known_answer(value[0] if isinstance(value, list) else value)
 
 
 def answer_column(row: Mapping[str, Any], solution: str | None = None) -> str | None:
-    """Where `known_answer` finds its answer."""
+    """Where `answer_of` finds its answer."""
     for name in ANSWERS:
         text = _short_text(row.get(name)) if name != solution else None
         if text is not None and len(text) <= _ANSWER_CHARACTERS:

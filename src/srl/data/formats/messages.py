@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from srl.data.formats.columns import known_answer
+from srl.data.formats.columns import answer_of
 from srl.data.formats.fields import facts, first_text, items, kind
 from srl.data.formats.labels import crashed, told, verdict
 from srl.data.formats.react import split_turn
@@ -102,7 +102,7 @@ def read(row: Row, trajectory_id: str) -> Trajectory | Written:
             problem=found.problem,
             text=found.steps[0].action,
             thought=found.steps[0].thought or "",
-            answer=known_answer(value),
+            answer=answer_of(value),
             verified=verified,
             is_chat=True,
             instructions=instructions,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from srl.data.formats.columns import ANSWERS, PROBLEMS, REFERENCES, is_bare, known_answer
+from srl.data.formats.columns import ANSWERS, PROBLEMS, REFERENCES, answer_of, is_bare
 from srl.data.formats.fields import first_text, mapping
 from srl.data.formats.messages import COLUMNS, is_unanswered, listed
 from srl.data.formats.thoughts import split_thought
@@ -43,7 +43,7 @@ def read(row: Row, trajectory_id: str) -> Problem | Written:
         Unusable: no problem, or no known answer.
     """
     value = mapping(row.value, "row", row.where)
-    answer = known_answer(value)
+    answer = answer_of(value)
     name = _prompt(value)
     problem = first_text(value, PROBLEMS)
     if answer is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from srl.data.formats.columns import Columns, answer_column, has, is_bare, known_answer, text_at, value_at
+from srl.data.formats.columns import Columns, answer_column, answer_of, has, is_bare, text_at, value_at
 from srl.data.formats.labels import verdict
 from srl.data.formats.thoughts import split_thought, untagged
 from srl.data.formats.turns import is_messages, joined, read_turn
@@ -70,7 +70,7 @@ class NumberedSolutions:
         problem = _problem(row, columns.problem)
         thought, text = split_thought(text_at(row, columns.solution) or "")
         kept = _thought_beside(row, columns)
-        answer = known_answer(row.value, columns.solution)
+        answer = answer_of(row.value, columns.solution)
         own = answer is not None and answer_column(row.value, columns.solution) == columns.solution
         return Written(
             id=trajectory_id,
