@@ -3,7 +3,7 @@
 from datetime import date
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from chat_templates import tokenizer_with
 from transformers import PreTrainedTokenizerFast
 
 from srl.chat.prompts import format_completion, parse_completion, step_prompt
@@ -14,18 +14,6 @@ TURN = "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
 OPENING = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}EXTRA{% endif %}"
 CHATML = "{% for m in messages %}" + TURN + "{% endfor %}" + OPENING
 PROMPT = step_prompt("How much is 6 times 7?", "1. Start\n\n")
-
-
-def tokenizer_with(template, eos="<|endoftext|>", pad=None, special=()):
-    """Bytes and a few marks: no text is out of its vocabulary."""
-    bytes_only = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=bytes_only, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    marks = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *special)
-    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
-    names = {"eos_token": eos} | ({"pad_token": pad} if pad else {})
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **names)
 
 
 def chat_with(extra="", template=CHATML, **options):
