@@ -1,10 +1,13 @@
 """Small files that would take gigabytes or hours: each is refused in one line, in bounded time and memory."""
 
 import gzip
+import shutil
 import time
 
 import pytest
 
+from srl.chat.tokenizer import load_chat
+from srl.chat.trial import WALL_SECONDS, check_template
 from srl.errors import UserError
 from srl.files import read_rows, rows
 from srl.runs.recipe import read_recipe
@@ -78,3 +81,33 @@ def test_millions_of_empty_lines_are_not_gone_through(tmp_path):
     with pytest.raises(UserError, match=r"a\.jsonl:1000002: over 1,000,000 empty lines in a row"):
         list(read_rows(path))
     assert time.monotonic() - began < 5
+
+
+TEMPLATE_BOMBS = {
+    "nested loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "a text of gigabytes": "{{ 'a' * 10 ** 10 }}",
+    "a text of megabytes": "{{ 'a' * 10 ** 7 }}",
+    "a loop behind a switch": "{% if enable_thinking %}{{ 9 ** (9 ** 9) }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("loop" not in name)) for name in TEMPLATE_BOMBS]
+)
+def test_a_chat_template_that_is_a_bomb_is_one_line(tiny_model, tmp_path, name):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    with (folder / "chat_template.jinja").open("a") as template:
+        template.write(TEMPLATE_BOMBS[name])
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"{folder}: its chat template (takes over|writes)") as found:
+        load_chat(str(folder))
+    assert time.monotonic() - began < WALL_SECONDS + 10
+    assert "\n" not in str(found.value)
+
+
+def test_a_template_that_cannot_be_rendered_is_left_to_who_loads_it():
+    check_template("{% for %}", "model")
+    check_template("{{ raise_exception('no system turn') }}", "model")
+    check_template("{{ 1 / 0 }}", "model")

@@ -21,6 +21,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from srl.chat.prompts import STEP_SYSTEM_PROMPT
+from srl.chat.trial import check_template
 from srl.errors import UserError
 from srl.runs.model import loading
 
@@ -113,6 +114,8 @@ def load_chat(model_path: str, **options: Any) -> Chat:
     """
     with loading(model_path, "tokenizer"):  # not on the Hub, no network, none in the folder, a broken one
         tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
+    if tokenizer.chat_template is not None:
+        check_template(tokenizer.get_chat_template(), model_path)
     try:
         stops = GenerationConfig.from_pretrained(model_path).eos_token_id
     except OSError:
