@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from srl import StepInstance, parse_completion, step_instances
 from srl.rewards.similarity import matched
-from srl.study.data import distinct_problems
+from srl.study.domain import distinct_problems
 from srl.study.tiny import solve
 
 B, G = 32, 8  # prompts per batch and rollouts per prompt; the paper has 512 and 8 (table 8)

@@ -32,7 +32,7 @@ TUNING_SEED = 1_000
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """The runs that share their data: those of one seed, or those that choose learning rates (`seed` is None)."""
 
     experiment: Experiment
@@ -81,9 +81,9 @@ class Group:
         return rates[0] if len(rates) == 1 else float(self.tuning.finished(chain)["learning_rate"])
 
     @property
-    def tuning(self) -> Group:
+    def tuning(self) -> SeedGroup:
         """The group that chooses learning rates."""
-        return Group(self.experiment, self.out, None)
+        return SeedGroup(self.experiment, self.out, None)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class BaseJob:
 class TrainingJob:
     """The last stage of a chain, from training to the test."""
 
-    group: Group
+    group: SeedGroup
     chain: Chain
     tuned: float | None
     """The learning rate to judge on validation problems; None: the best one, and the test follows."""

@@ -15,7 +15,7 @@ from srl.evaluation.results import interval, percent, read_results
 from srl.evaluation.statistics import difference_over_seeds, mean_over_seeds
 from srl.files import write_text
 from srl.study.experiment import Arm, Experiment
-from srl.study.jobs import Group
+from srl.study.jobs import SeedGroup
 
 Scores = list[tuple[float, ...]]
 """(seeds, problems): 0 or 1, or the share of samples that were right."""
@@ -56,7 +56,7 @@ def laid_out(value: Any, depth: int) -> str:
 def _arm(experiment: Experiment, arm: Arm, out: Path) -> dict[str, Any]:
     """Everything about one arm; its lists have one entry per seed."""
     n_seeds = sum(1 for _ in takewhile(lambda seed: (out / f"seed-{seed}").is_dir(), count()))
-    groups = (Group(experiment, out, seed) for seed in range(min(arm.seeds or n_seeds, n_seeds)))
+    groups = (SeedGroup(experiment, out, seed) for seed in range(min(arm.seeds or n_seeds, n_seeds)))
     folders = (job.folder for group in groups for job in group.jobs(arm.stages))
     folders_of_seeds = list(takewhile(lambda folder: (folder / "done.json").is_file(), folders))
     done = [json.loads((folder / "done.json").read_text()) for folder in folders_of_seeds]

@@ -21,7 +21,7 @@ from srl.runs.environment import environment
 from srl.runs.recipe import from_values
 from srl.study.domain import write_problems
 from srl.study.experiment import Experiment, read_experiment
-from srl.study.jobs import Group, Job, TrainingJob, is_done
+from srl.study.jobs import Job, SeedGroup, TrainingJob, is_done
 from srl.study.material import check_material, with_system_prompts
 
 
@@ -60,7 +60,7 @@ def plan_jobs(experiment: Experiment, out: Path, n_seeds: int) -> dict[Path, Job
 
     for arm in experiment.arms.values():
         for seed in range(min(n_seeds, arm.seeds or n_seeds)):
-            for job in Group(experiment, out, seed).jobs(arm.stages):
+            for job in SeedGroup(experiment, out, seed).jobs(arm.stages):
                 add(job)
     return jobs
 
