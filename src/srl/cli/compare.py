@@ -13,7 +13,7 @@ class Compare:
     """Compare evaluations on the same problems: table, paired differences from the first, plot."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of `srl evaluate`; the first is what the others are compared with."""
+    """Folders written by `srl evaluate`; the others are compared with the first."""
     plot: Path | None = None
     """Draw the scores with their intervals to this .svg or .png file."""
     paper: bool = False

@@ -21,17 +21,17 @@ class Evaluate:
     benchmarks: str = "aime24,aime25,amc23,minerva"
     """Names (also math500, gsm8k), .toml files or files of problems (.jsonl, …), separated by commas."""
     out: Path | None = None
-    """The folder to write; runs/NAME-eval if it is not given."""
+    """The folder to write. Default: runs/NAME-eval."""
     model: str | None = None
     """The model's name at the server."""
     benchmark_file: tuple[str, ...] = ()
-    """name=path: local files in place of data sets on the Hub."""
+    """name=path: use a local file instead of the data set on the Hub."""
     concurrency: int = 16
-    """Requests to a server at a time."""
+    """Number of concurrent requests to a server."""
     request_seconds: float = 600.0
     """Limit of one request to a server, waiting in its queue included."""
     resume: bool = False
-    """Go on with an evaluation that was stopped: only what is missing is asked."""
+    """Continue a stopped evaluation; only missing samples are asked for."""
     overwrite: bool = False
     """Delete an earlier evaluation in the same folder."""
     options: Annotated[EvaluationOptions, tyro.conf.arg(name="")] = field(default_factory=EvaluationOptions)

@@ -17,7 +17,7 @@ class Experiment:
     experiment: tyro.conf.Positional[Path]
     """An experiment file (docs/experiments.md), or the name of one of srl's own: paper-tiny, demo."""
     out: Path | None = None
-    """The folder for everything; runs/NAME if it is not given. What has ended there is not done again."""
+    """The folder for everything. Default: runs/NAME. Finished runs in it are kept."""
     seeds: int = 5
     jobs: int | None = None
     """Runs at a time. By default one per core with a [domain], else one, which may have a whole GPU."""
@@ -39,7 +39,7 @@ class Demo:
     """The experiment `demo`: a tiny base model, then SFT, RLVR, SRL, and SRL with RLVR after it, on a CPU."""
 
     out: Path = Path("runs/demo")
-    """The folder for everything. What has ended there is not done again."""
+    """The folder for everything. Finished runs in it are kept."""
     seeds: int = 1
     jobs: int | None = None
     """Runs at a time, one core each; by default as many as there are cores."""

@@ -16,7 +16,7 @@ class Plan:
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     completion_tokens: int = 256
-    """Length of a completion, thought included; a guess until there are some."""
+    """Assumed length of a completion, thought included."""
 
     def run(self) -> None:
         """Print the table."""

@@ -24,15 +24,15 @@ class Rewrite:
     out: Path = Path("rewritten")
     """The folder to write; its solutions.jsonl is for `srl steps`."""
     check: bool = False
-    """Only say what it would cost; ask nothing, write nothing."""
+    """Only estimate the cost; ask nothing and write nothing."""
     price: tuple[float, float] | None = None
-    """What a million tokens cost, in and out, in any currency: to be told what the work costs."""
+    """Price of a million tokens, in and out, in any currency; used for the cost estimate."""
     concurrency: int = 16
-    """Requests at a time."""
+    """Number of concurrent requests."""
     request_seconds: float = 600.0
     """Limit of one request, waiting in the server's queue included."""
     resume: bool = False
-    """Go on with a rewriting that was stopped: only what is missing is asked."""
+    """Continue a stopped rewriting; only missing solutions are asked for."""
     overwrite: bool = False
     """Delete an earlier rewriting in the same folder."""
     options: Annotated[RewriteOptions, tyro.conf.arg(name="")] = field(default_factory=RewriteOptions)

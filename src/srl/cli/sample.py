@@ -18,11 +18,11 @@ class Sample:
     problem: str
     """The problem to solve."""
     max_steps: int = 12
-    """Stop after so many steps."""
+    """Stop after this many steps."""
     max_completion_length: int = 512
     """Tokens per step, thought included."""
     temperature: float = 0.0
-    """0: always the likeliest token."""
+    """0 picks the likeliest token every time."""
     seed: int = 0
     system_prompt: str | None = None
     """In place of what the run was trained with, or srl's own; "" leaves the system turn out; `@FILE` reads a file."""

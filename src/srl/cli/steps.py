@@ -28,19 +28,19 @@ class Steps:
     out: Path | None = None
     """The data folder to write, for `data.path` of a recipe."""
     check: bool = False
-    """Only read and count; write nothing."""
+    """Read and count only; write nothing."""
     format: str = "auto"
     """The format of the rows; by default it is recognised by their fields."""
     problem_field: str | None = None
-    """Column of the problem. Guessed for known data sets, as is the solution's."""
+    """Column with the problem. Common names are found without it."""
     solution_field: str | None = None
-    """Column of the written solution."""
+    """Column with the written solution. Common names are found without it."""
     answer_field: str | None = None
-    """Column of the known final answer: solutions that miss it are left out. Usual names are found by themselves."""
+    """Column with the known final answer; solutions that miss it are left out. Common names are found without it."""
     correct_field: str | None = None
-    """Column that says whether the solution or run is right (true/false, yes/no); usual names likewise."""
+    """Column that says whether the solution or run is right (true/false, yes/no). Common names are found without it."""
     thought_field: str | None = None
-    """Column of the thought that came before a written solution; usual names likewise."""
+    """Column with the thought before a written solution. Common names are found without it."""
     problems: Path | None = None
     """A file of problems (`id`, problem, maybe answer) to join to the rows by `id`."""
     labels: Path | None = None
@@ -50,13 +50,13 @@ class Steps:
     annotations: Annotations = "drop"
     """A calculator's notes in a solution (<<48/2=24>>): left out, or the thought of their step."""
     split: str = "train"
-    """Of a Hub data set."""
+    """Split of a Hub data set."""
     subset: str | None = None
-    """Of a Hub data set: its configuration."""
+    """Configuration of a Hub data set."""
     revision: str | None = None
-    """Of a Hub data set: commit, tag or branch."""
+    """Commit, tag or branch of a Hub data set."""
     on_error: Literal["stop", "skip"] = "stop"
-    """At a row that cannot be read: stop, or leave it out and count it."""
+    """What to do with a row that cannot be read: stop, or skip and count it."""
     overwrite: bool = False
     """Replace a non-empty output folder."""
     show: int = 0

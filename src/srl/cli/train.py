@@ -17,7 +17,7 @@ class Train:
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     resume: bool = False
-    """Go on from the last checkpoint of a run that was stopped."""
+    """Continue a stopped run from its last checkpoint."""
     overwrite: bool = False
     """Delete an earlier run in the same folder."""
 

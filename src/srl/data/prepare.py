@@ -37,26 +37,26 @@ class StepOptions:
     targets: Targets = "paper"
     """Which steps are asked for: "paper" all but the last, "skip_first" all but the first, "all"."""
     context: Context = "paper"
-    """Steps that a prompt shows: "full", or the latest so many; "paper": all in mathematics, 2 for agents."""
+    """How many earlier steps a prompt shows: "full", a number, or "paper" (all in mathematics, 2 for agents)."""
     max_observation_chars: int = 10_000
-    """Longer observations lose their middle, with a note of how much."""
+    """Longer observations are cut in the middle, with a note of how much is missing."""
     give_title: bool = False
-    """Show the title of the step that is asked for (footnote 1)."""
+    """Show the title of the step that is asked for (paper, footnote 1)."""
     hold_out: float = 0.06
-    """Share of the problems that go to validation."""
+    """Share of the problems that are held out for validation."""
     seed: int = 0
     keep_wrong: bool = False
     """Keep solutions with a wrong answer, and failed runs."""
     exclude: tuple[Path, ...] = ()
-    """Files of benchmark problems: trajectories of the same problems are dropped."""
+    """Files with benchmark problems; trajectories on the same problems are dropped."""
     tokenizer: str | None = None
-    """Report lengths in this model's tokens too (slower)."""
+    """Also report lengths in tokens of this model (slower)."""
     parquet: bool = False
-    """Write parquet instead of JSONL: smaller where prompts are long."""
+    """Write parquet instead of JSONL. Smaller if prompts are long."""
     system_prompt: str | None = None
-    """For step prompts; default: srl's own for mathematics, and for agents. `@FILE` reads a file."""
+    """System prompt for steps. Default: srl's own for mathematics or for agents. `@FILE` reads a file."""
     answer_system_prompt: str = ANSWER_SYSTEM_PROMPT
-    """For whole solutions. `@FILE` reads a file."""
+    """System prompt for whole solutions. `@FILE` reads a file."""
 
 
 def prepare(

@@ -42,13 +42,13 @@ class Model(_Table):
     model_name_or_path: str = Field(description="A Hub id, a model folder, or the folder of an earlier srl run.")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Of the weights; on a GPU the arithmetic is bfloat16 anyway. AdamW at 5e-7 needs float32.",
+        description="Weight dtype. GPU compute is bfloat16 either way; AdamW at 5e-7 needs float32 weights.",
     )
     disable_dropout: bool = Field(True, description="Train without the model's dropout.")
-    use_peft: bool = Field(False, description="Train LoRA adapters; the run's model/ holds them merged.")
+    use_peft: bool = Field(False, description="Train LoRA adapters. The run's model/ has them merged.")
     lora_r: int = Field(16, ge=1, description="LoRA rank.")
     lora_alpha: int = Field(32, ge=1, description="LoRA scale, divided by the rank.")
-    lora_target_modules: str = Field("all-linear", description="Modules to adapt, comma-separated.")
+    lora_target_modules: str = Field("all-linear", description="Modules that get adapters, separated by commas.")
 
 
 class ChatOptions(_Table):
@@ -59,11 +59,11 @@ class ChatOptions(_Table):
     )
     open_thought: bool = Field(
         False,
-        description="End every prompt with <think>, as reasoning models' templates do. For a model that does not "
+        description="End every prompt with <think>, as the templates of reasoning models do. Helps a model that does not "
         "write it by itself.",
     )
     today: date | None = Field(
-        None, description="The date that the template prints, if it prints one; by default the day the run starts."
+        None, description="The date for templates that print one. Default: the day the run starts."
     )
 
 
@@ -71,8 +71,8 @@ class Data(_Table):
     """What is trained on."""
 
     path: Path = Field(description="A folder that `srl steps` wrote.")
-    max_prompt_length: int = Field(2048, ge=1, description="In tokens; a longer prompt is an error, never cut.")
-    drop_long_prompts: bool = Field(False, description="Leave longer prompts out (counted) instead of stopping.")
+    max_prompt_length: int = Field(2048, ge=1, description="In tokens. A longer prompt is an error; it is never cut.")
+    drop_long_prompts: bool = Field(False, description="Skip and count prompts that are too long, instead of stopping.")
 
 
 class Optim(_Table):
@@ -80,15 +80,17 @@ class Optim(_Table):
 
     learning_rate: float = Field(5e-7, gt=0)
     lr_scheduler_type: str = Field("constant", description="A schedule of transformers: constant, cosine, linear, …")
-    warmup_steps: float = Field(0, ge=0, description="Steps, or below 1 the share of all steps.")
+    warmup_steps: float = Field(0, ge=0, description="Number of steps; below 1, a share of all steps.")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    num_train_epochs: float = Field(30, gt=0, description="Passes over the data; refills are not counted.")
-    max_steps: int = Field(-1, ge=-1, description="Optimizer steps, in place of num_train_epochs; -1: by epochs.")
+    num_train_epochs: float = Field(30, gt=0, description="Passes over the data, not counting refills.")
+    max_steps: int = Field(
+        -1, ge=-1, description="Number of optimizer steps. Overrides num_train_epochs unless it is -1."
+    )
     max_num_tokens: int = Field(
         0,
         ge=0,
-        description="Also end after so many tokens, prompts and refills included (TRL's num_tokens); 0: no limit.",
+        description="Stop after this many tokens, prompts and refills included (TRL's num_tokens). 0 means no limit.",
     )
     per_device_train_batch_size: int = Field(8, ge=1, description="Rows in one forward and backward pass.")
 
@@ -99,20 +101,25 @@ class Rollout(_Table):
     prompts_per_step: int = Field(
         0,
         ge=0,
-        description="Groups in one batch, over all processes; 0: the paper's 512, or a quarter of under 2048 rows.",
+        description="Groups per batch, over all processes. 0 means 512, as in the paper, or a quarter of fewer than 2048 rows.",
     )
     num_generations: int = Field(8, ge=2, description="Rollouts per prompt (the paper's G).")
     temperature: float = Field(1.0, gt=0)
-    max_completion_length: int = Field(2048, ge=1, description="In tokens; a longer completion is malformed.")
-    dynamic_sampling: bool = Field(True, description="Train on informative groups only, refilling the batch.")
-    min_reward_std: float = Field(0.01, ge=0, description="A group is informative above this std of its rewards.")
-    max_refills: int = Field(10, ge=0, description="Further sampling rounds before a batch is trained on short.")
+    max_completion_length: int = Field(2048, ge=1, description="In tokens. A longer completion counts as malformed.")
+    dynamic_sampling: bool = Field(
+        True, description="Train only on informative groups and refill the batch with others."
+    )
+    min_reward_std: float = Field(
+        0.01, ge=0, description="A group is informative if the std of its rewards is above this."
+    )
+    max_refills: int = Field(10, ge=0, description="Extra sampling rounds before training on a batch that is not full.")
     step_order: Literal["shuffle", "trajectory"] = Field(
-        "shuffle", description="Batches of independent steps, as in the paper, or of whole trajectories: shares more."
+        "shuffle",
+        description="Batches of independent steps, as in the paper, or of whole trajectories, which share more.",
     )
     share_prefix: Literal["trajectory", "prompt", "off"] = Field(
         "trajectory",
-        description="Compute what the rows of a pass begin with alike once: any prefix, a prompt, or nothing.",
+        description="What is computed only once in a pass: any common prefix, the prompt of a group, or nothing.",
     )
 
 
@@ -121,23 +128,23 @@ class Reward(_Table):
 
     elements: Literal["characters", "words", "tokens", "latex"] = Field(
         "characters",
-        description="What the similarity 2M/T compares; latex: characters after equivalent spellings are made one.",
+        description="What the similarity 2M/T compares. latex: characters, after equivalent spellings are unified.",
     )
     copy_penalty: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="The share lost by an action all copied from the prompt, where the expert's is not.",
+        description="Share of the reward that an action loses if all of it is copied from the prompt and the expert's is not.",
     )
     expert_logprob_weight: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Share of what the action leaves open that the thought may earn by making the expert's likely.",
+        description="How much of the missing reward a thought can earn by making the expert's action likely.",
     )
     format_term: Literal["in_group", "separate"] = Field(
         "in_group",
-        description="separate: similarities are normalized over well-formed completions, the format penalty by itself.",
+        description="separate: the similarity is normalized over well-formed completions, the format penalty on its own.",
     )
 
     @model_validator(mode="before")
@@ -154,30 +161,30 @@ class Reward(_Table):
 class Sft(_Table):
     """Supervised fine-tuning, for the stage sft."""
 
-    target: Literal["steps", "solution"] = Field("steps", description="One row per step, or whole solutions.")
-    rows_per_step: int = Field(64, ge=1, description="Rows in one batch, over all processes.")
+    target: Literal["steps", "solution"] = Field("steps", description="One row per step, or one per whole solution.")
+    rows_per_step: int = Field(64, ge=1, description="Rows per batch, over all processes.")
 
 
 class Validation(_Table):
     """Evaluation on the held-out problems; the best checkpoint becomes the run's model."""
 
-    eval_steps: int = Field(10, ge=0, description="Every so many steps (also when checkpoints are saved); 0: never.")
+    eval_steps: int = Field(10, ge=0, description="Steps between evaluations (and checkpoints). 0 means never.")
     num_generations: int = Field(1, ge=1, description="Rollouts per held-out prompt (srl, rlvr).")
-    max_rows: int = Field(0, ge=0, description="Use only the first rows; 0: all.")
+    max_rows: int = Field(0, ge=0, description="Use only this many rows. 0 means all.")
     per_device_eval_batch_size: int = Field(64, ge=1)
 
 
 class Checkpoints(_Table):
     """What is kept for resuming."""
 
-    save_steps: int = Field(0, ge=0, description="Every so many steps; 0: as often as validation.")
-    save_total_limit: int = Field(2, ge=1, description="Checkpoints kept: the newest ones and the best.")
+    save_steps: int = Field(0, ge=0, description="Steps between checkpoints. 0 means as often as validation.")
+    save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep: the newest and the best.")
 
 
 class Recipe(_Table):
     """One training run. The same file with another `stage` and `output_dir` continues where it ended."""
 
-    stage: Literal["sft", "srl", "rlvr"] = Field(description="What to train with.")
+    stage: Literal["sft", "srl", "rlvr"] = Field(description="Which method trains the model.")
     output_dir: Path = Field(description="The run folder.")
     seed: int = 42
     model: Model
