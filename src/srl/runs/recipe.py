@@ -59,8 +59,8 @@ class ChatOptions(_Table):
     )
     open_thought: bool = Field(
         False,
-        description="End every prompt with <think>, as the templates of reasoning models do. Helps a model that does not "
-        "write it by itself.",
+        description="End every prompt with <think>, as the templates of reasoning models do. Helps a model that does "
+        "not write it by itself.",
     )
     today: date | None = Field(
         None, description="The date for templates that print one. Default: the day the run starts."
@@ -84,9 +84,7 @@ class Optim(_Table):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     num_train_epochs: float = Field(30, gt=0, description="Passes over the data, not counting refills.")
-    max_steps: int = Field(
-        -1, ge=-1, description="Number of optimizer steps. Overrides num_train_epochs unless it is -1."
-    )
+    max_steps: int = Field(-1, ge=-1, description="Number of optimizer steps; -1: as num_train_epochs says.")
     max_num_tokens: int = Field(
         0,
         ge=0,
@@ -101,21 +99,17 @@ class Rollout(_Table):
     prompts_per_step: int = Field(
         0,
         ge=0,
-        description="Groups per batch, over all processes. 0 means 512, as in the paper, or a quarter of fewer than 2048 rows.",
+        description="Groups per batch, over all processes. 0: the paper's 512, or a quarter of fewer than 2048 rows.",
     )
     num_generations: int = Field(8, ge=2, description="Rollouts per prompt (the paper's G).")
     temperature: float = Field(1.0, gt=0)
     max_completion_length: int = Field(2048, ge=1, description="In tokens. A longer completion counts as malformed.")
-    dynamic_sampling: bool = Field(
-        True, description="Train only on informative groups and refill the batch with others."
-    )
-    min_reward_std: float = Field(
-        0.01, ge=0, description="A group is informative if the std of its rewards is above this."
-    )
+    dynamic_sampling: bool = Field(True, description="Train only on informative groups, and refill the batch.")
+    min_reward_std: float = Field(0.01, ge=0, description="A group with a std of rewards above this is informative.")
     max_refills: int = Field(10, ge=0, description="Extra sampling rounds before training on a batch that is not full.")
     step_order: Literal["shuffle", "trajectory"] = Field(
         "shuffle",
-        description="Batches of independent steps, as in the paper, or of whole trajectories, which share more.",
+        description="Batches of single steps, as in the paper, or of whole trajectories, which share more.",
     )
     share_prefix: Literal["trajectory", "prompt", "off"] = Field(
         "trajectory",
@@ -134,7 +128,7 @@ class Reward(_Table):
         0.0,
         ge=0,
         le=1,
-        description="Share of the reward that an action loses if all of it is copied from the prompt and the expert's is not.",
+        description="Share of the reward that an action loses if it is copied from the prompt and the expert's is not.",
     )
     expert_logprob_weight: float = Field(
         0.0,
@@ -144,7 +138,7 @@ class Reward(_Table):
     )
     format_term: Literal["in_group", "separate"] = Field(
         "in_group",
-        description="separate: the similarity is normalized over well-formed completions, the format penalty on its own.",
+        description="separate: similarity is normalized over well-formed completions, the format penalty alone.",
     )
 
     @model_validator(mode="before")
