@@ -47,8 +47,7 @@ def test_known_answers_score_against_themselves(name, file, n):
 def test_minervas_known_answers():
     loaded = load_benchmark("minerva", shared("minerva_math"))
     assert len(loaded.questions) == 272
-    # This one alone: its box holds two formulas with `$ $` between them.
-    assert [problem.id for problem, _ in loaded.unscorable] == ["72"]
+    assert loaded.unscorable == ()  # also of the one whose box holds two formulas with `$ $` between them
 
 
 def test_minervas_numbers_in_pythons_notation_are_right_in_latex_too():
@@ -81,7 +80,7 @@ def test_answers_as_public_files_hold_them(value, answers):
 
 
 def test_an_answer_that_cannot_be_scored_is_counted_with_its_reason(tmp_path):
-    name = write(tmp_path, [{"problem": "p", "answer": "a $ $ + b"}, {"problem": "q", "answer": 2}])
+    name = write(tmp_path, [{"problem": "p", "answer": "a $ + b"}, {"problem": "q", "answer": 2}])
     loaded = load_benchmark(name)
     assert [(problem.id, bool(reason)) for problem, reason in loaded.unscorable] == [("0", True)]
 

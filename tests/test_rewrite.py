@@ -291,6 +291,17 @@ def test_folders_are_not_overwritten_and_resumed_only_with_the_same_options(sour
         assert len(server.requests) == 2 * N
 
 
+def test_empty_solutions_are_not_asked_about(tmp_path):
+    rows = [{"problem": f"There are 3 pens and {n} more.", "solution": f"\\boxed{{{n + 3}}}"} for n in range(4)]
+    rows[1]["solution"], rows[2]["solution"] = None, "<think>Three and two.</think>\n"
+    (tmp_path / "f.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(good) as server:
+        outcomes = run(tmp_path / "f.jsonl", tmp_path / "r", server.url, options=RewriteOptions())
+        assert len(server.requests) == 2
+    assert outcomes == {"kept": 2, "nothing to rewrite": 2}
+    assert [row["where"][-1] for row in rows_of(tmp_path / "r/discarded.jsonl")] == ["2", "3"]
+
+
 @pytest.mark.parametrize(
     ("row", "options", "message"),
     [

@@ -24,6 +24,7 @@ from typing import Any
 
 from srl.data.formats.numbered import NotNumbered, cut_steps
 from srl.data.formats.solutions import KNOWN_COLUMNS
+from srl.data.formats.thoughts import split_thought
 from srl.engines.asking import append, ask_all, goes_on, read_journal
 from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
 from srl.engines.protocols import Reply
@@ -42,6 +43,7 @@ CHARACTERS_PER_TOKEN = 3.5
 """Of mathematics in English, about: for the estimate before the first token is paid."""
 WRITTEN_PER_READ = 1.2
 """A rewritten solution is about so much longer: titles, numbers, a box."""
+NOTHING_TO_REWRITE = "nothing to rewrite"
 SHORTEST = 600
 """Characters of one whose original is only a line."""
 
@@ -119,6 +121,7 @@ def rewrite(
         if goes_on(out / RECORD, config, resume=resume, overwrite=overwrite):
             done = {line["index"]: line for line in read_journal(journal, repair=True)}
             print(f"{len(done)} of {len(originals)} replies are there already")
+        done |= {o.index: _outcome(o, None, None, NOTHING_TO_REWRITE) for o in originals if not o.solution}
         missing = [original for original in originals if original.index not in done]
         print(cost_line(missing, model, price), flush=True)
         if missing:
@@ -137,15 +140,17 @@ def read_originals(source: Path, options: RewriteOptions) -> Iterator[Original]:
         if index == options.limit:
             return
         problem, solution = _columns(row, options)
-        text = _text(row, solution).rpartition("</think>")[2].strip()  # thoughts are not rewritten
+        text = split_thought(_text(row, solution))[1].strip()  # thoughts are not rewritten
         known = known_answer(row.value.get(options.answer_field)) if options.answer_field else None
         if options.answer_field and options.answer_field not in row.value:
             raise UserError(f"{row.where}: no field `{options.answer_field}`; it has {_names(row)}")
+        if not (question := _text(row, problem).strip()):
+            raise UserError(f"{row.where}: expected text in `{problem}`, found {row.value[problem]!r:.60}")
         yield Original(
             index=index,
             where=row.where,
             id=str(row.value.get("id", f"{source.name.split('.')[0]}-{index}")),
-            problem=_text(row, problem).strip(),
+            problem=question,
             solution=text,
             answer=known or _own_answer(text),
             is_known=known is not None,
@@ -168,8 +173,8 @@ def _names(row: Row) -> str:
 
 
 def _text(row: Row, name: str) -> str:
-    value = row.value[name]
-    if not isinstance(value, str) or not value.strip():
+    value = row.value[name] or ""
+    if not isinstance(value, str):
         raise UserError(f"{row.where}: expected text in `{name}`, found {value!r:.60}")
     return value
 
@@ -219,7 +224,7 @@ async def _ask(
 
         def record(original: Original, reply: Reply) -> None:
             solution, reason = check_reply(original, reply)
-            line = {"index": original.index, **asdict(reply), "solution": solution, "discarded": reason}
+            line = _outcome(original, reply, solution, reason)
             with writing:
                 append(journal, [line])
                 done[original.index] = line
@@ -227,6 +232,12 @@ async def _ask(
                 progress.update(len(done), f"{kept / len(done):.0%} kept")
 
         await ask_all(endpoint, missing, ask, concurrency)
+
+
+def _outcome(original: Original, reply: Reply | None, solution: str | None, reason: str | None) -> dict[str, Any]:
+    """A line of the journal."""
+    said = asdict(reply or Reply("", 0, truncated=False))
+    return {"index": original.index, **said, "solution": solution, "discarded": reason}
 
 
 def check_reply(original: Original, reply: Reply) -> tuple[str | None, str | None]:
@@ -252,7 +263,7 @@ def solution_in(text: str) -> str:
     >>> solution_in("<think>Two steps.</think>\n```markdown\nSOLUTION:\n1. **Add**: 4\n```")
     '1. **Add**: 4'
     """
-    text = text.rpartition("</think>")[2].strip()
+    text = split_thought(text)[1].strip()
     if fenced := re.fullmatch(r"```\w*\n(.*?)\n```", text, re.S):
         text = fenced[1].strip()
     labels = list(re.finditer(r"(?im)^[#*_ \t]*(?:rewritten[ \t]+)?solution[*_ \t]*:[*_ \t]*$|^SOLUTION:", text))
