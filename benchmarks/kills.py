@@ -26,7 +26,7 @@ from pathlib import Path
 
 import tyro
 from safetensors.torch import load_file
-from srl.study.data import distinct_problems
+from srl.study.domain import distinct_problems
 
 from srl.data.formats.solutions import Columns
 from srl.data.prepare import StepOptions, prepare

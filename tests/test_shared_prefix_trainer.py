@@ -22,7 +22,7 @@ NAMES = ("loss", "grad_norm", "reward", "completions/mean_length")
         {"steps_per_generation": 4, "share_prefix": "prompt"},
         {"gradient_checkpointing": True, "importance_sampling_level": "sequence", "top_entropy_quantile": 0.8},
         {"lora": True, "beta": 0.1, "step_order": "trajectory"},
-        {"mask_truncated_completions": True, "loss_type": "bnpo", "entropy_coef": 0.01},
+        {"mask_truncated_completions": True, "max_completion_length": 32, "loss_type": "bnpo", "entropy_coef": 0.01},
         {"loss_type": "cispo", "dynamic_sampling": True},
     ],
 )
