@@ -12,6 +12,7 @@ from srl.errors import UserError, disk_fault
 from srl.files import locked
 from srl.runs.folder import RunFolder, open_run
 from srl.runs.recipe import Recipe
+from srl.training.heartbeat import watched_by_one_another
 
 LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|socket", re.IGNORECASE)
 """In what torch raises where another process of the run has ended or does not answer."""
@@ -27,6 +28,7 @@ def attended(recipe: Recipe, processes: PartialState, *, resume: bool, overwrite
     """
     run = RunFolder(recipe.output_dir)
     with ExitStack() as stack:
+        stack.enter_context(watched_by_one_another(processes))
         try:
             with processes.main_process_first():
                 if processes.is_main_process:
