@@ -26,7 +26,6 @@ from pathlib import Path
 
 import tyro
 from safetensors.torch import load_file
-from srl.study.domain import distinct_problems
 
 from srl.data.formats.solutions import Columns
 from srl.data.prepare import StepOptions, prepare
@@ -36,6 +35,7 @@ from srl.files import write_jsonl
 from srl.runs.checkpoints import checkpoints, problem_with
 from srl.runs.folder import RunFolder
 from srl.runs.recipe import Checkpoints, Data, Model, Optim, Recipe, Rollout, Sft, Validation
+from srl.study.domain import distinct_problems
 from srl.study.tiny import solve
 from srl.training.train import train
 
