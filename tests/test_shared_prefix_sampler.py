@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -16,7 +15,6 @@ from transformers.generation import MinPLogitsWarper, TopKLogitsWarper, TopPLogi
 from srl.errors import UserError
 from srl.shared_prefix.sampler import SamplingOptions, draw, sample_completions
 from srl.shared_prefix.support import why_no_sampling
-from srl.shared_prefix.trainer import SharedPrefixConfig, SharedPrefixTrainer
 from srl.shared_prefix.weights import products_in
 
 VOCABULARY = 40
@@ -356,90 +354,3 @@ def test_generation_configs_are_understood_or_refused():
 
 
 # --- in TRL's trainer -----------------------------------------------------------------------------------
-
-
-class RecordingTrainer(SharedPrefixTrainer):
-    """Keeps what it has sampled over shared keys."""
-
-    def _sample(self, prompt_ids):
-        self.sampled = prompt_ids, *super()._sample(prompt_ids)
-        return self.sampled[1:]
-
-
-@pytest.fixture
-def trainer(tiny_model, tmp_path, request):
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
-    text = "one two three four five"
-    return RecordingTrainer(
-        model=model,
-        reward_funcs=lambda completions, **_: [float(len(text) + i % 3) for i, text in enumerate(completions)],
-        train_dataset=Dataset.from_list([{"prompt": text[: 4 * n]} for n in range(1, 6)]),
-        processing_class=transformers.AutoTokenizer.from_pretrained(tiny_model),
-        args=SharedPrefixConfig(
-            **{
-                "output_dir": str(tmp_path),
-                "per_device_train_batch_size": 8,
-                "num_generations": 4,
-                "max_completion_length": 9,
-                "max_steps": 2,
-                "learning_rate": 1e-3,
-                "temperature": 0.8,
-                "bf16": False,
-                "gradient_checkpointing": False,
-                "save_strategy": "no",
-                "report_to": "none",
-                "logging_steps": 1,
-                "disable_tqdm": True,
-                **getattr(request, "param", {}),
-            }
-        ),
-    )
-
-
-TRAINERS = [{}, {"gradient_checkpointing": True}, {"bf16": True, "use_cpu": True, "steps_per_generation": 2}]
-
-
-@pytest.mark.parametrize("trainer", TRAINERS, indirect=True)
-def test_the_trainer_trains_on_it(trainer):
-    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
-    trainer.train()
-    losses = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert len(losses) == 2
-    assert losses[0]["completions/mean_length"] > 1
-    assert len(trainer.sampled[0]) >= 8
-    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.model.parameters(), strict=True))
-    assert trainer.model.is_gradient_checkpointing == trainer.args.gradient_checkpointing
-
-
-def test_its_logprobs_are_the_trainers(trainer):
-    trainer._generate(["one two", "one", "three"] * 2)
-    pad_id = trainer.processing_class.pad_token_id
-    for prompt, completion, logprobs in zip(*trainer.sampled, strict=True):
-        # Padded, as the trainer has them.
-        ids = torch.tensor([[pad_id, *prompt, *completion, pad_id]])
-        mask = (torch.arange(ids.shape[1]) % (ids.shape[1] - 1) > 0).long()[None]
-        expected, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, len(completion) + 1)
-        torch.testing.assert_close(torch.tensor(logprobs), expected[0, :-1].detach(), atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize("trainer", [{"bf16": True, "use_cpu": True}], indirect=True)
-@pytest.mark.parametrize("by_generate", [False, True])
-def test_weights_are_converted_for_sampling_only(trainer, by_generate, monkeypatch):
-    monkeypatch.setattr(trainer, "_samples_elsewhere", lambda: by_generate)
-    down, seen = trainer.model.model.layers[0].mlp.down_proj, []
-    down.register_forward_pre_hook(lambda layer, args: seen.append(layer.weight.dtype))
-    trainer._generate(["one two", "one"])
-    assert set(seen) == {torch.bfloat16}
-    assert down.weight.dtype == torch.float32
-    assert any(parameter is down.weight for parameter in trainer.model.parameters())
-    seen.clear()
-    trainer.train()
-    assert set(seen) == {torch.float32, torch.bfloat16}
-
-
-@pytest.mark.parametrize("trainer", [{"repetition_penalty": 1.2}], indirect=True)
-def test_options_it_does_not_know_are_left_to_generate(trainer):
-    _, completion_ids, *_ = trainer._generate(["one two", "one"])
-    assert len(completion_ids) == 2
-    assert not hasattr(trainer, "sampled")
