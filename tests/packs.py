@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 import transformers
+from hypothesis import strategies as st
 
 from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION, model_inputs
 from srl.shared_prefix.packing import pack
@@ -65,3 +66,28 @@ def packed(model, rows, lengths, **options):
         for index, places in zip(one.rows, one.places, strict=True):
             found[index] = logprobs_T[places]
     return found
+
+
+@st.composite
+def row_sets(draw):
+    """Random trees: rows that branch off earlier rows anywhere, or repeat, continue or cut them."""
+    token = st.integers(1, VOCABULARY - 1)
+    rows = [draw(st.lists(token, min_size=2, max_size=10))]
+    for _ in range(draw(st.integers(0, 7))):
+        start = draw(st.sampled_from(rows))
+        rows.append(start[: draw(st.integers(1, len(start)))] + draw(st.lists(token, max_size=8)))
+    return [np.array(row) for row in rows], [draw(st.integers(1, len(row))) for row in rows]
+
+
+def seen_keys(plan):
+    """Per place, the places that it attends to."""
+    seen = [set() for _ in range(plan.n_places)]
+    for start, stop in plan.chains:
+        for place in range(start, stop):
+            seen[place] |= set(range(start, place + 1))
+    for block in plan.blocks:
+        for place in range(block.start, block.stop):
+            keys = set(range(block.key_start, block.key_stop))
+            assert not keys & seen[place]  # no key counted twice
+            seen[place] |= keys
+    return seen

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packs import VOCABULARY, model_of, packed, plain, trajectory
+from packs import VOCABULARY, model_of, packed, plain, row_sets, trajectory
 from peft import LoraConfig, get_peft_model
 
 from srl.shared_prefix import attention, windows
@@ -145,17 +145,6 @@ def test_plain_arithmetic_is_as_precise_under_autocast(dtype):
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
-
-
-@st.composite
-def row_sets(draw):
-    """Random trees: rows that branch off earlier rows anywhere, or repeat, continue or cut them."""
-    token = st.integers(1, VOCABULARY - 1)
-    rows = [draw(st.lists(token, min_size=2, max_size=10))]
-    for _ in range(draw(st.integers(0, 7))):
-        start = draw(st.sampled_from(rows))
-        rows.append(start[: draw(st.integers(1, len(start)))] + draw(st.lists(token, max_size=8)))
-    return [np.array(row) for row in rows], [draw(st.integers(1, len(row))) for row in rows]
 
 
 MODEL_64 = model_of(dtype=torch.float64)

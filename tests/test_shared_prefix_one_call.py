@@ -5,8 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_shared_prefix_attention import row_sets, trajectory
-from test_shared_prefix_packing import seen_keys
+from packs import row_sets, seen_keys, trajectory
 from torch.nn.functional import scaled_dot_product_attention
 
 from srl.shared_prefix import one_call

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packs import seen_keys
 
 from srl.shared_prefix.packing import NO_LABEL, pack
 
@@ -12,20 +13,6 @@ def rows_of(*texts):
     """Rows of characters; the prompt ends at `|`."""
     rows = [np.array([ord(c) for c in text.replace("|", "")], dtype=np.int64) for text in texts]
     return rows, [text.index("|") for text in texts]
-
-
-def seen_keys(plan):
-    """Per place, the places that it attends to."""
-    seen = [set() for _ in range(plan.n_places)]
-    for start, stop in plan.chains:
-        for place in range(start, stop):
-            seen[place] |= set(range(start, place + 1))
-    for block in plan.blocks:
-        for place in range(block.start, block.stop):
-            keys = set(range(block.key_start, block.key_stop))
-            assert not keys & seen[place]  # no key counted twice
-            seen[place] |= keys
-    return seen
 
 
 def check(packs, rows, prompt_lengths):

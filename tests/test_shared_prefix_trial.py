@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
-from test_shared_prefix_attention import model_of
-from test_shared_prefix_trainer import train_log, trainer_on
+from packs import model_of
+from trainers import train_log, trainer_on_steps
 
 from srl.shared_prefix import trial
 from srl.shared_prefix.trial import in_float32, problem_with_packs, problem_with_sampling
@@ -151,7 +151,7 @@ def sharing_ratio(model, folder, caplog, computed_in, change):
         model.to(torch.bfloat16 if computed_in == "bfloat16" else torch.float32)
 
     options = {"bf16": computed_in == "autocast", "use_cpu": True, "max_steps": 1, "step_order": "trajectory"}
-    trainer = trainer_on(model, folder, change=prepare, same_completions=False, **options)
+    trainer = trainer_on_steps(model, folder, change=prepare, same_completions=False, **options)
     with caplog.at_level(logging.WARNING):
         ((ratio,),) = train_log(trainer, "sharing_ratio")
     assert not [record.message for record in caplog.records if "share_prefix" in record.message]
