@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Instance:
     """What adds the tests to the repository; empty where they are there already."""
     bug_patch: str = ""
     """What must be applied to `base_commit` first, where the bug was put in; empty where the commit has it."""
+    tests: tuple[str, ...] = ()
+    """Local instances: the folders and files that hold the tests."""
+    import_from: str = "."
+    """Local instances: the folder that the package is imported from."""
 
     @property
     def files_to_change(self) -> tuple[str, ...]:
@@ -65,6 +69,16 @@ def load_instances(path: Path) -> list[Instance]:
     return list(instances.values())
 
 
+def instance_row(instance: Instance, **more: Any) -> dict[str, Any]:
+    """The row that `read_instance` reads, in SWE-bench's names and notation."""
+    row = asdict(instance) | {
+        "instance_id": instance.id,
+        "FAIL_TO_PASS": json.dumps(instance.fail_to_pass),
+        "PASS_TO_PASS": json.dumps(instance.pass_to_pass),
+    }
+    return {name: value for name, value in (row | more).items() if name not in ("id", "fail_to_pass", "pass_to_pass")}
+
+
 def read_instance(row: Row) -> Instance:
     """One instance from a row of any of the known data sets."""
     fields: Mapping[str, Any] = row.value
@@ -81,6 +95,8 @@ def read_instance(row: Row) -> Instance:
         pass_to_pass=_tests(row, "PASS_TO_PASS"),
         test_patch=fields.get("test_patch") or "",
         bug_patch=bug_patch,
+        tests=tuple(fields.get("tests") or ()),
+        import_from=fields.get("import_from") or ".",
     )
     if not instance.fail_to_pass:
         raise UserError(f"{row.where}: FAIL_TO_PASS is empty, so no patch could be told from none")

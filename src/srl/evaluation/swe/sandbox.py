@@ -30,7 +30,17 @@ from srl.evaluation.swe.inside import Job
 Walls = Literal["bubblewrap", "namespaces", "none"]
 NOT_ISOLATED = "the network, the files and the processes of this user, the memory of all processes together"
 """What is open without walls."""
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    "/etc/localtime",
+)
 SECONDS_BETWEEN_LOOKS = 0.1
 TRIAL_SECONDS = 60
 
@@ -79,7 +89,7 @@ class Sandbox:
         patches: Sequence[str] = (),
         protected: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        limits: Limits = Limits(),  # noqa: B008
+        limits: Limits = Limits(),
     ) -> Finished:
         """Copy the tree `source`, apply the patches to the copy, and run the command in it.
 

@@ -62,9 +62,7 @@ def run_tests(
         limits: Of the whole run.
     """
     command = [sys.executable, "-P", "-c", _script(), "{report}", import_from, *tests]
-    finished = sandbox.run(
-        command, source, patches=patches, protected=tests, environment=ENVIRONMENT, limits=limits
-    )
+    finished = sandbox.run(command, source, patches=patches, protected=tests, environment=ENVIRONMENT, limits=limits)
     return _read(finished)
 
 
