@@ -30,7 +30,7 @@ LIMITS = Limits(
 )
 BUGGY = "def add(a, b):\n    return a - b\n"
 FIXED = "def add(a, b):\n    return a + b\n"
-TEST = "from calc import add\n\n\ndef test_add():\n    assert add(2, 2) == 4\n\n\ndef test_zero():\n    assert add(0, 0) == 0\n"
+TEST = "from calc import add\ndef test_add(): assert add(2, 2) == 4\ndef test_zero(): assert add(0, 0) == 0\n"
 
 
 @pytest.fixture(params=KINDS)
@@ -49,10 +49,8 @@ def package(tmp_path):
     return tmp_path
 
 
-INSTANCE = Instance(
-    "calc__1", "calc", "calc-1", "2 + 2 is 0", "", ("tests/test_calc.py::test_add",), ("tests/test_calc.py::test_zero",),
-    tests=("tests",),
-)  # fmt: skip
+ADD, ZERO = "tests/test_calc.py::test_add", "tests/test_calc.py::test_zero"
+INSTANCE = Instance("calc__1", "calc", "calc-1", "2 + 2 is 0", "", (ADD,), (ZERO,), tests=("tests",))
 
 
 def diff(tmp_path, path, text):
@@ -250,8 +248,9 @@ def test_escaping_by_a_symlink_of_the_patch(walls, package):
     """The link is made by one part of the patch, and the next part writes through it."""
     goal = package / "goal"
     goal.mkdir()
-    link = f"diff --git a/out b/out\nnew file mode 120000\n--- /dev/null\n+++ b/out\n@@ -0,0 +1 @@\n+{goal}\n\\ No newline at end of file\n"
-    through = "diff --git a/out/x b/out/x\nnew file mode 100644\n--- /dev/null\n+++ b/out/x\n@@ -0,0 +1 @@\n+hi\n"
+    new = "diff --git a/{0} b/{0}\nnew file mode {1}\n--- /dev/null\n+++ b/{0}\n@@ -0,0 +1 @@\n+{2}\n"
+    link = new.format("out", 120000, goal) + "\\ No newline at end of file\n"
+    through = new.format("out/x", 100644, "hi")
     result = graded(walls, package, link, through)
     assert (result.resolved, result.reason) == (False, "patch does not apply")
     assert list(goal.iterdir()) == []
@@ -328,13 +327,14 @@ def test_reading_the_environment_and_files_of_the_harness(walls, package, monkey
         f"""
         import os, glob
         found = str(dict(os.environ))
-        for path in (*glob.glob("/proc/*/environ"), *glob.glob("/proc/*/cmdline"), {str(package / "key")!r}, "/etc/shadow", "/etc/passwd"):
+        files = ({str(package / "key")!r}, "/etc/shadow", "/etc/passwd")
+        for path in (*glob.glob("/proc/*/environ"), *glob.glob("/proc/*/cmdline"), *files):
             try:
                 found += open(path, errors="replace").read()
             except OSError:
                 pass
         assert "hush" not in found and "root:x:" not in found, "seen"
-        assert not os.path.exists({str(package)!r}) and os.listdir("/home" if os.path.exists("/home") else "/box/home") == []
+        assert not os.path.exists({str(package)!r}) and not os.path.exists("/home")
         """,
     )
     assert result.resolved, result.log  # it did no harm, and it works
@@ -459,7 +459,7 @@ def test_the_harness_killed_takes_the_sandbox_with_it(walls, package):
 
 def test_memory_of_a_family_is_counted():
     child = subprocess.Popen(
-        [sys.executable, "-c", "import time; x = bytearray(b'1') * (64 << 20); print(); time.sleep(60)"],
+        [sys.executable, "-c", "import time; x = bytearray(b'1') * (64 << 20); print(flush=True); time.sleep(60)"],
         stdout=subprocess.PIPE,
     )
     child.stdout.readline()
@@ -510,4 +510,4 @@ def test_all_of_this_as_an_ordinary_user(tmp_path_factory):
             env={"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1", "HOME": folder},
         )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    print(ended.stdout)
+    assert "namespaces: " not in ended.stdout, "root can build walls here, and this user cannot"

@@ -80,7 +80,10 @@ def main() -> None:
     problem = _apply(job)
     os.write(job.report_fd, json.dumps({"problem": problem}).encode() + b"\n")
     if problem is None:
-        environment = job.environment | {"HOME": str(box / "home"), "TMPDIR": str(box / "tmp")}
+        environment = job.environment | {
+            "HOME": str(box / "home"),
+            "TMPDIR": str(box / "tmp") if job.walls == "none" else "/tmp",
+        }
         os.execve(job.command[0], job.command, environment)
 
 
@@ -190,6 +193,8 @@ def _new_root(job: Job) -> None:
         _give_away(kept)
     for index, path in enumerate(job.protected):
         _bind(kept / str(index) / "it", box / "tree" / path)
+    (root / "tmp").mkdir()
+    _mount("tmpfs", root / "tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={job.disk_bytes},mode=1777")
     for path in job.visible:
         _show(path, root)
     (root / "dev").mkdir()
@@ -198,7 +203,6 @@ def _new_root(job: Job) -> None:
         _mount(f"/dev/{name}", root / "dev" / name, None, MS_BIND)
     (root / "proc").mkdir()
     _mount("proc", root / "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    (root / "tmp").symlink_to("box/tmp")
     os.chdir(root)
     _check(_libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", MNT_DETACH), "umount")

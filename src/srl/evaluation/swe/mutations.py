@@ -2,7 +2,8 @@
 
 | kind | before | after |
 |---|---|---|
-| comparison | `a < b`, `a >= b`, `a == b`, `a is b`, `a in b` | `a <= b`, `a > b`, `a != b`, `a is not b`, `a not in b`; and back |
+| comparison | `a < b`, `a >= b`, `a == b` | `a <= b`, `a > b`, `a != b`; and back |
+| identity, membership | `a is b`, `a in b` | `a is not b`, `a not in b`; and back |
 | arithmetic | `a + b`, `a * b`, `a % b` | `a - b`, `a // b`, `a * b`; and back |
 | logic | `a and b` | `a or b`; and back |
 | condition | `if a:`, `while a:`, `x if a else y` | `if not (a):`, …; a `not` that is there is taken away |
@@ -22,6 +23,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 COMPARISONS = {
     ast.Lt: ("<", "<="),
@@ -35,6 +37,7 @@ COMPARISONS = {
     ast.In: ("in", "not in"),
     ast.NotIn: (r"not\s+in", "in"),
 }
+COMPARING = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 ARITHMETIC = {
     ast.Add: (r"\+", "-"),
     ast.Sub: ("-", "+"),
@@ -111,12 +114,13 @@ class _Finder:
         """Kind, span and replacement of each change to this node itself."""
         match node:
             case ast.Compare(left=left, ops=ops, comparators=comparators):
-                for before, operator, after in zip([left, *comparators], ops, comparators, strict=False):
-                    yield from self.operator("comparison", before, after, *COMPARISONS[type(operator)])
+                for before, operator, after in zip([left, *comparators[:-1]], ops, comparators, strict=True):
+                    kind = "comparison" if isinstance(operator, COMPARING) else "identity, membership"
+                    yield from self.operator(kind, before, after, *COMPARISONS[type(operator)])
             case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
                 yield from self.operator("arithmetic", left, right, *ARITHMETIC[type(op)])
             case ast.BoolOp(op=op, values=values):
-                for before, after in zip(values, values[1:], strict=False):
+                for before, after in pairwise(values):
                     yield from self.operator("logic", before, after, *LOGIC[type(op)])
             case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):
                 yield self.condition(test)

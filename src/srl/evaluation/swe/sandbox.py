@@ -56,7 +56,7 @@ class Limits:
     """Of one process as address space, of all together as resident memory."""
     processes: int = 64
     disk_bytes: int = 256 << 20
-    """Of the copied tree and all that is written; it counts as memory too, for it lies there."""
+    """Of the tree with all that is written there, and as much again of /tmp; both lie in memory."""
     output_bytes: int = 1 << 20
 
 
@@ -209,13 +209,15 @@ def _visible() -> list[str]:
 def _bubblewrap(job: Job, source: Path) -> list[str]:
     command = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
     command += ["--disable-userns"] * _bubblewrap_can_disable_namespaces()
-    command += ["--size", str(job.disk_bytes), "--tmpfs", "/box", "--ro-bind", str(source.resolve()), "/source"]
+    for memory in ("/box", "/tmp"):
+        command += ["--size", str(job.disk_bytes), "--tmpfs", memory]
+    command += ["--ro-bind", str(source.resolve()), "/source"]
     for path in job.protected:
         command += ["--ro-bind", str(source.resolve() / path), f"/box/tree/{path}"]
     for path in job.visible:
         link = os.path.islink(path)
         command += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
-    command += ["--dev", "/dev", "--proc", "/proc", "--symlink", "box/tmp", "/tmp"]
+    command += ["--dev", "/dev", "--proc", "/proc"]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--"]
 
 
