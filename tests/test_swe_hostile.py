@@ -20,8 +20,9 @@ import pytest
 
 from srl.errors import UserError
 from srl.evaluation.swe import sandbox as sandboxes
-from srl.evaluation.swe.grading import SOURCES, Prediction, grade
+from srl.evaluation.swe.grading import SOURCES, grade
 from srl.evaluation.swe.instances import Instance
+from srl.evaluation.swe.predictions import Prediction
 from srl.evaluation.swe.sandbox import Limits, Sandbox, find_sandbox, resident_bytes, why_not
 
 KINDS = ("namespaces",) if os.geteuid() == 0 else ("namespaces", "bubblewrap")
@@ -68,7 +69,7 @@ def diff(tmp_path, path, text):
 
 
 def graded(walls, package, *patches, limits=LIMITS):
-    return grade(walls, INSTANCE, Prediction(INSTANCE.id, 0, "".join(patches)), package, limits)
+    return grade(walls, INSTANCE, Prediction(INSTANCE.id, "".join(patches)), package, limits)
 
 
 def hostile(walls, package, code):

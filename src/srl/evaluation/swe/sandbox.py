@@ -167,6 +167,14 @@ def find_sandbox(*, allow_unsandboxed: bool = False) -> Sandbox:
     )
 
 
+def open_sandbox(*, allow_unsandboxed: bool = False) -> Sandbox:
+    """`find_sandbox`, and a line that says what it found."""
+    sandbox = find_sandbox(allow_unsandboxed=allow_unsandboxed)
+    isolated = f"none; open: {NOT_ISOLATED}" if sandbox.walls == "none" else sandbox.walls
+    print(f"sandbox: {isolated}", flush=True)
+    return sandbox
+
+
 @cache
 def why_not(walls: Walls) -> str | None:
     """Why these walls cannot be built here; None if a trial showed that they stand."""
