@@ -36,6 +36,7 @@ MS_REC, MS_PRIVATE, MNT_DETACH = 16384, 1 << 18, 2
 MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD = 442, 0x8000, -100
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+ADDR_NO_RANDOMIZE = 0x0040000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -170,7 +171,8 @@ def _wait_for_child() -> None:
         while True:
             ended, status = os.wait()  # process 1 also gets the orphans
             if ended == child:
-                os._exit(os.waitstatus_to_exitcode(status) & 255)
+                code = os.waitstatus_to_exitcode(status)
+                os._exit(code if code >= 0 else 128 - code)  # a signal as shells and bubblewrap have it
 
 
 def _new_root(job: Job) -> None:

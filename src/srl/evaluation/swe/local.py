@@ -5,9 +5,9 @@
     candidates.jsonl   every bug that was tried, with its result; a run that was stopped goes on from here
     local.json         what decides the instances
 
-A bug becomes an instance if some tests fail with it and pass without it, twice each, and the others still pass. Tests
-that do not end alike both times are in neither list. The order of the bugs is drawn from the seed, and results are
-taken in that order, so that the same seed gives the same instances on any number of cores.
+A bug becomes an instance if some tests fail with it and pass without it, twice each at least and under different hash
+seeds of Python. Tests that do not end alike each time are in neither list. The order of the bugs is drawn from the
+seed, and results are taken in that order, so that the same seed gives the same instances on any number of cores.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class _Verifier:
             return Candidate(id, (), (), "", "no test fails")
         if len(failing) > MOST_FAILING * len(self.clean):
             return Candidate(id, (), (), "", "most tests fail")
-        second = self._run(bug)
+        second = self._run(bug, hash_seed=1)
         fail_to_pass = tuple(sorted(failing - second.passed))
         pass_to_pass = tuple(sorted(self.clean & first.passed & second.passed))
         reason = second.problem or (None if fail_to_pass else "no test fails twice")
@@ -192,17 +192,23 @@ class _Verifier:
         return Candidate(id, fail_to_pass, pass_to_pass, message, reason)
 
     def _passing_as_published(self) -> frozenset[str]:
-        runs = [self._run(), self._run()]
+        runs = [self._run(hash_seed=seed) for seed in (0, 1, 2)]
         for run in runs:
             if run.problem or not run.passed:
                 end = run.problem or "no test passes"
                 raise UserError(f"{self.package.name} {self.package.version}: its own tests do not run here: {end}")
-        return runs[0].passed & runs[1].passed
+        return frozenset.intersection(*(run.passed for run in runs))
 
-    def _run(self, *patches: str) -> SuiteRun:
+    def _run(self, *patches: str, hash_seed: int = 0) -> SuiteRun:
         package = self.package
         return run_tests(
-            self.sandbox, self.tree, package.tests, import_from=package.import_from, patches=patches, limits=LIMITS
+            self.sandbox,
+            self.tree,
+            package.tests,
+            import_from=package.import_from,
+            patches=patches,
+            limits=LIMITS,
+            hash_seed=hash_seed,
         )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from srl.evaluation.swe.sandbox import Finished, Limits, Sandbox
 
 ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     "LC_ALL": "C.UTF-8",
@@ -50,6 +49,7 @@ def run_tests(
     import_from: str = ".",
     patches: Sequence[str] = (),
     limits: Limits = Limits(),  # noqa: B008
+    hash_seed: int = 0,
 ) -> SuiteRun:
     """Run the tests of a copy of `source` with patches applied; the test files stay as they are in `source`.
 
@@ -60,9 +60,11 @@ def run_tests(
         import_from: The folder in it that the tested package is imported from.
         patches: Applied in turn.
         limits: Of the whole run.
+        hash_seed: Python's; what depends on it is no test of the code.
     """
     command = [sys.executable, "-P", "-c", _script(), "{report}", import_from, *tests]
-    finished = sandbox.run(command, source, patches=patches, protected=tests, environment=ENVIRONMENT, limits=limits)
+    environment = ENVIRONMENT | {"PYTHONHASHSEED": str(hash_seed)}
+    finished = sandbox.run(command, source, patches=patches, protected=tests, environment=environment, limits=limits)
     return _read(finished)
 
 
