@@ -38,7 +38,7 @@ PER_FUNCTION = 2
 """Instances of one function, at most."""
 MOST_FAILING = 0.5
 """Of the tests: a bug that breaks more is no subtle one."""
-LIMITS = Limits(cpu_seconds=30)
+LIMITS = Limits(seconds=300, cpu_seconds=20)
 NAMED_TESTS = 5
 
 
