@@ -458,6 +458,13 @@ def test_the_harness_killed_takes_the_sandbox_with_it(walls, package):
     assert leftovers() == []
 
 
+def test_what_is_ordered_by_addresses_is_the_same_each_time(walls, package):
+    """A set with None in it: Python 3.11 hashes None by its address."""
+    command = [sys.executable, "-c", "print([hash(None), {(None, n) for n in range(9)}])"]
+    runs = [walls.run(command, package, environment={"PYTHONHASHSEED": "0"}).output for _ in range(3)]
+    assert runs[0] == runs[1] == runs[2] != b""
+
+
 def test_memory_of_a_family_is_counted():
     child = subprocess.Popen(
         [sys.executable, "-c", "import time; x = bytearray(b'1') * (64 << 20); print(flush=True); time.sleep(60)"],

@@ -103,6 +103,7 @@ def test_instances_are_verified_and_flaky_tests_in_no_list(made, package):
     assert (made / SOURCES / "clamp-1.0" / "clamp.py").read_text() == CODE
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_instances_also_after_an_interrupt(
     made, sandbox, package, sdists, tmp_path, monkeypatch
 ):

@@ -46,8 +46,9 @@ def test_mutations_of_a_real_file_parse_and_differ():
     found = find_mutations(source)
     assert found == find_mutations(source)
     assert len(found) > 80
-    good = [mutation for mutation in found if changes_the_program(mutation, source)]
-    assert len(good) > 0.95 * len(found)
+    some = found[::4]
+    good = [mutation for mutation in some if changes_the_program(mutation, source)]
+    assert len(good) > 0.95 * len(some)
     lines = source.splitlines()
     for mutation in good:
         changed = mutation.apply(source).splitlines()

@@ -159,7 +159,7 @@ def find_sandbox(*, allow_unsandboxed: bool = False) -> Sandbox:
         if reason is None:
             return Sandbox(walls)
         reasons.append(f"{walls}: {reason}")
-    if allow_unsandboxed:
+    if allow_unsandboxed and sys.platform == "linux":
         return Sandbox("none")
     raise UserError(
         f"patches are run in a sandbox, and this machine offers none ({'; '.join(reasons)}); install bubblewrap, or "
