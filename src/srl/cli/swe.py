@@ -1,4 +1,4 @@
-"""`srl swe …`: the commands. Each is a thin call into one module."""
+"""`srl swe instances`, `srl swe predict`, `srl swe grade`."""
 
 from __future__ import annotations
 
@@ -155,3 +155,14 @@ SweCommand = (
     | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Grade, tyro.conf.subcommand("grade")]
 )
+
+
+@dataclass(frozen=True)
+class Swe:
+    """Software engineering: instances with tests, patches of a model, and how many issues they resolve."""
+
+    command: Annotated[SweCommand, tyro.conf.arg(name="")]
+
+    def run(self) -> None:
+        """Run the command below it."""
+        self.command.run()
