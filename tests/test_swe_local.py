@@ -10,8 +10,7 @@ import pytest
 from srl.errors import UserError
 from srl.evaluation.compare import compare
 from srl.evaluation.swe import local
-from srl.evaluation.swe.grading import SOURCES
-from srl.evaluation.swe.instances import load_instances
+from srl.evaluation.swe.instances import SOURCES, load_instances
 from srl.evaluation.swe.local import make_instances
 from srl.evaluation.swe.packages import Package, read_packages, unpacked
 from srl.evaluation.swe.sandbox import Sandbox, why_not
@@ -147,11 +146,12 @@ def test_a_package_that_is_another_or_has_no_bugs_to_see_is_refused(sandbox, pac
 def test_gold_is_resolved_and_empty_is_not_and_both_compare(made, sandbox, tmp_path, capsys):
     right = score("gold", made, tmp_path / "gold", sandbox, workers=2)
     wrong = score("empty", made, tmp_path / "empty", sandbox, workers=2)
-    assert (right["columns"][0]["scores"], wrong["columns"][0]["scores"]) == ([1.0] * 4, [0.0] * 4)
-    assert (right["reasons"], wrong["reasons"]) == ({"resolved": 4}, {"the bug is still there": 4})
-    assert right["columns"][0]["interval"][0] < 0.5  # four instances say little
+    assert (right.columns[0].scores, wrong.columns[0].scores) == ((1.0,) * 4, (0.0,) * 4)
+    assert right.columns[0].interval[0] < 0.5  # four instances say little
     compare([tmp_path / "empty", tmp_path / "gold"])
     printed = capsys.readouterr().out
+    assert "4  resolved" in printed
+    assert "4  the bug is still there" in printed
     assert "+100.0" in printed
     assert "4 / 0" in printed
 
@@ -165,14 +165,14 @@ def test_samples_of_several_files_grading_that_goes_on_and_instances_without_a_p
     with pytest.raises(UserError, match="give --out"):
         score(str(tmp_path / "p.json"), made, None, sandbox)
     results = score(str(tmp_path / "p.json"), made, tmp_path / "out", sandbox)
-    assert results["columns"][0]["scores"] == [1.0, 1.0, 0.0, 0.0]
+    assert results.columns[0].scores == (1.0, 1.0, 0.0, 0.0)
     assert "2 of 4 instances have no prediction" in capsys.readouterr().out
     gradings = tmp_path / "out" / "gradings.jsonl"
     first, second = gradings.read_text().splitlines(keepends=True)
     gradings.write_text(first + second[:20])
     again = score(str(tmp_path / "p.json"), made, tmp_path / "out", sandbox, resume=True)
     assert "1 of 2 predictions are there already" in capsys.readouterr().out
-    assert again["columns"] == results["columns"]
+    assert again.columns == results.columns
     assert len(list((tmp_path / "out" / "logs").iterdir())) == 2
 
 
@@ -188,4 +188,4 @@ def test_our_grading_is_that_of_swebench(made, sandbox, tmp_path, capsys):
 def test_published_packages(sandbox, tmp_path):
     make_instances(tmp_path / "out", sandbox, count=8, workers=2)
     for name, share in (("gold", 1.0), ("empty", 0.0)):
-        assert score(name, tmp_path / "out", tmp_path / name, sandbox, workers=2)["columns"][0]["score"] == share
+        assert score(name, tmp_path / "out", tmp_path / name, sandbox, workers=2).columns[0].score == share

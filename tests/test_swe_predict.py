@@ -9,8 +9,7 @@ from chat_server import completion, serving
 
 from srl.engines.protocols import Reply
 from srl.errors import UserError
-from srl.evaluation.swe.grading import SOURCES
-from srl.evaluation.swe.instances import Instance, instance_row, load_instances
+from srl.evaluation.swe.instances import SOURCES, Instance, instance_row, load_instances
 from srl.evaluation.swe.predict import PredictOptions, predict
 from srl.evaluation.swe.predictions import Prediction, empty, gold, read_predictions, write_predictions
 from srl.evaluation.swe.protocols import EndToEnd, OracleEdit, answer_of, named_files

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from srl.cli.text_or_file import text_or_file
 from srl.errors import UserError
 from srl.evaluation.swe.predict import PredictOptions
 
@@ -76,6 +77,8 @@ class Predict:
     """The model's name at the server."""
     concurrency: int = 16
     """Requests to a server at a time."""
+    request_seconds: float = 600.0
+    """Limit of one request to a server, waiting in its queue included."""
     resume: bool = False
     """Go on with a run that was stopped: only what is missing is asked."""
     overwrite: bool = False
@@ -90,11 +93,12 @@ class Predict:
             self.source,
             self.instances,
             self.out,
-            self.options,
+            replace(self.options, system_prompt=text_or_file(self.options.system_prompt)),
             model=self.model,
             clones=self.clones,
             limit=self.limit,
             concurrency=self.concurrency,
+            request_seconds=self.request_seconds,
             resume=self.resume,
             overwrite=self.overwrite,
         )

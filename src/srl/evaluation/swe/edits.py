@@ -1,13 +1,8 @@
 """Search/replace edits, as a model writes them, and the unified diff that they come to.
 
-The form is that of Agentless (arXiv 2407.01489) and SWE-RL (arXiv 2502.18449):
-
-    ### path/to/file.py
-    <<<<<<< SEARCH
-    lines of the file, as they are
-    =======
-    lines to put in their place
-    >>>>>>> REPLACE
+The form is that of Agentless (arXiv 2407.01489) and SWE-RL (arXiv 2502.18449): a heading `### path/of/the/file.py`, and
+below it blocks of three lines of their own, SEARCH, MIDDLE and REPLACE, with the lines of the file after the first and
+those to put in their place after the second. `protocols.REPAIR_SYSTEM_PROMPT` shows one.
 
 Edits are of whole lines and of bytes: line ends and bytes that are no UTF-8 stay as they are in the file. What cannot
 be done as written is not done at all, and counted by why: nothing is guessed.

@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from srl.errors import UserError
-from srl.evaluation.swe.instances import Instance
+from srl.evaluation.swe.instances import SOURCES, Instance
 from srl.evaluation.swe.predictions import Prediction
 from srl.evaluation.swe.sandbox import Limits, Sandbox
 from srl.evaluation.swe.testing import SuiteRun, run_tests
-
-SOURCES = "sources"
-"""The folder of the packages, beside the instances."""
 
 
 @dataclass(frozen=True, slots=True)

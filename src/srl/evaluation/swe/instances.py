@@ -18,7 +18,8 @@ from srl.evaluation.swe.patches import changed_files, reversed_patch
 from srl.files import Row, read_rows
 
 INSTANCES_FILE = "instances.jsonl"
-"""In a folder of local instances."""
+SOURCES = "sources"
+"""In a folder of local instances: the file, and the folder of the packages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from threading import Lock
 
 from srl.errors import UserError
 from srl.evaluation.swe.edits import unified_diff
-from srl.evaluation.swe.grading import SOURCES, in_parallel
-from srl.evaluation.swe.instances import INSTANCES_FILE, Instance, instance_row
+from srl.evaluation.swe.grading import in_parallel
+from srl.evaluation.swe.instances import INSTANCES_FILE, SOURCES, Instance, instance_row
 from srl.evaluation.swe.mutations import Mutation, changes_the_program, find_mutations
 from srl.evaluation.swe.packages import Package, read_packages, unpacked
 from srl.evaluation.swe.progress import Counting

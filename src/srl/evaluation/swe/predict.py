@@ -10,24 +10,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from srl.engines.endpoint import Endpoint
+from srl.engines.asking import append, ask_all, goes_on, read_journal
+from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
 from srl.engines.engines import BatchEngine, EngineName, engine_name, load_engine, weights_digest
 from srl.errors import UserError
-from srl.evaluation.evaluate import read_samples
+from srl.evaluation.config import BenchmarkFacts, EvaluationConfig
+from srl.evaluation.evaluate import date_of_prompts
+from srl.evaluation.samples import Mode
 from srl.evaluation.swe.instances import Instance, load_instances
-from srl.evaluation.swe.predictions import Mode, Prediction, write_predictions
+from srl.evaluation.swe.predictions import Prediction, PredictionKey, write_predictions
 from srl.evaluation.swe.progress import Counting
-from srl.evaluation.swe.protocols import REPAIR_SYSTEM_PROMPT, EndToEnd, OracleEdit, SweAttempt, SweProtocolName
+from srl.evaluation.swe.protocols import REPAIR_SYSTEM_PROMPT, EndToEnd, OracleEdit, SweAttempt
 from srl.evaluation.swe.repository import Repository, find_repositories
-from srl.files import check_output_folder, write_text
-from srl.runs.environment import environment
+from srl.files import locked
 from srl.runs.folder import resolve_model
 
 
@@ -35,7 +36,7 @@ from srl.runs.folder import resolve_model
 class PredictOptions:
     """What is asked of the model."""
 
-    protocol: SweProtocolName = "oracle"
+    protocol: Literal["oracle", "end-to-end"] = "oracle"
     """oracle: the files to change are given; end-to-end: the model finds them in the list of files first."""
     samples: int = 0
     """Samples per instance at --temperature."""
@@ -54,7 +55,14 @@ class PredictOptions:
     engine: EngineName = "auto"
     """In this process: vLLM if it is installed and there is a GPU, or else transformers."""
     batch_size: int = 8
-    """Completions at a time in transformers; part of what decides the samples."""
+    """Completions per batch in transformers. Another batch size draws other samples."""
+
+    def check(self) -> None:
+        """Raises UserError for options that make no sense."""
+        if self.samples < 0 or min(self.batch_size, self.max_tokens, self.max_input_tokens) < 1:
+            raise UserError("--samples must be 0 or more; --batch-size, --max-tokens and --max-input-tokens 1 or more")
+        if self.temperature <= 0:
+            raise UserError("--temperature must be above 0; --greedy takes the likeliest token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class Asked:
     seed: int
 
     @property
-    def key(self) -> tuple[str, Mode, int]:
+    def key(self) -> PredictionKey:
         """Its name within the run, as `Prediction.key`."""
         return (self.instance.id, self.mode, self.index)
 
@@ -82,6 +90,7 @@ def predict(
     clones: Path | None = None,
     limit: int | None = None,
     concurrency: int = 16,
+    request_seconds: float = REQUEST_SECONDS,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -91,33 +100,36 @@ def predict(
         UserError: model, instances, their repositories, options or output folder are not as they must be; a server
             that fails.
     """
-    if options.samples < 0 or min(options.batch_size, options.max_tokens, options.max_input_tokens) < 1:
-        raise UserError("--samples must be 0 or more; --batch-size, --max-tokens and --max-input-tokens 1 or more")
+    options.check()
     served = source.startswith(("http://", "https://"))
     if served != (model is not None):
         raise UserError("--model names the model of a server: srl swe predict http://localhost:8000/v1 --model NAME")
     path = source if served else resolve_model(source)
     instances = load_instances(instances_path)[:limit]
     repositories = find_repositories(instances, instances_path, clones)
-    config = {
-        "model": model or source,
-        "weights": None if served else weights_digest(path),
-        **asdict(options),
-        "engine": Endpoint.name if served else engine_name(options.engine),
-        "benchmarks": {instances_path.stem: instance_facts(instances_path, instances)},
-    }
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-swe"
-    done = open_predictions(folder, config, resume=resume, overwrite=overwrite)
-    plan = make_plan(instances, options)
-    with Counting("samples", len(plan), len(done)) as counting:
-        recorder = _Recorder(folder, options, repositories, done, counting)
-        missing = [asked for asked in plan if asked.key not in done]
-        if served and missing:
-            endpoint = Endpoint(path, str(model), options.max_tokens)
-            asyncio.run(_ask_endpoint(endpoint, missing, recorder, concurrency))
-        elif missing:
-            _ask_engine(load_engine(config["engine"], path, options.max_tokens), plan, recorder)
-    files = write_predictions(folder, config["model"], done.values())
+    today = date_of_prompts(source, folder if resume else None)
+    config = EvaluationConfig(
+        model=model or source,
+        weights=None if served else weights_digest(path),
+        **asdict(options) | {"engine": Endpoint.name if served else engine_name(options.engine)},
+        max_steps=1 if options.protocol == "oracle" else 2,
+        benchmarks={instances_path.stem: instance_facts(instances_path, instances)},
+        today=today.isoformat(),
+    )
+    with locked(folder):
+        done = open_predictions(folder, config, resume=resume, overwrite=overwrite)
+        plan = make_plan(instances, options)
+        with Counting("samples", len(plan), len(done)) as counting:
+            recorder = _Recorder(folder, options, repositories, done, counting)
+            missing = [asked for asked in plan if asked.key not in done]
+            if served and missing:
+                endpoint = Endpoint(path, str(model), options.max_tokens, request_seconds)
+                asyncio.run(_ask_endpoint(endpoint, missing, recorder, concurrency))
+            elif missing:
+                engine = load_engine(config.engine, path, options.max_tokens, today=today)
+                _ask_engine(engine, plan, recorder)
+        files = write_predictions(folder, config.model, done.values())
     ends = [prediction.end for prediction in done.values()]
     for end in sorted(set(ends), key=ends.count, reverse=True):
         print(f"{ends.count(end):6}  {end}")
@@ -125,11 +137,11 @@ def predict(
     return folder
 
 
-def instance_facts(path: Path, instances: Sequence[Instance]) -> dict[str, Any]:
+def instance_facts(path: Path, instances: Sequence[Instance]) -> BenchmarkFacts:
     """What decides the problems of a run, for its record and for `srl compare`."""
     rows = [[one.id, one.problem_statement, one.fail_to_pass, one.pass_to_pass] for one in instances]
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    return {"title": path.stem, "source": str(path), "problems": len(instances), "sha256": digest}
+    return BenchmarkFacts(path.stem, str(path), len(instances), digest, scorer="tests", unscorable={})
 
 
 def make_plan(instances: Sequence[Instance], options: PredictOptions) -> list[Asked]:
@@ -148,34 +160,32 @@ def _seed(seed: int, *name: object) -> int:
 
 
 def open_predictions(
-    folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
-) -> dict[tuple[str, Mode, int], Prediction]:
+    folder: Path, config: EvaluationConfig, *, resume: bool, overwrite: bool
+) -> dict[PredictionKey, Prediction]:
     """Prepare the output folder; returns what is already done.
 
     Raises:
         UserError: the folder is not empty and neither flag is given; another configuration.
     """
     record = folder / "evaluation.json"
-    if resume and record.is_file():
-        before, now = json.loads(record.read_text())["config"], json.loads(json.dumps(config))
-        differing = [key for key in now if now[key] != before.get(key)]
-        if differing:
-            raise UserError(f"{folder}: cannot resume another evaluation; differs in {', '.join(differing)}")
-        return read_done(folder, repair=True)
-    check_output_folder(
-        folder, overwrite=overwrite, marker="evaluation.json", remedies="--resume it, or --overwrite it"
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_text(record, json.dumps({"config": config, **environment()}, indent=2) + "\n")
-    return {}
+    return read_done(folder, repair=True) if goes_on(record, asdict(config), resume=resume, overwrite=overwrite) else {}
 
 
-def read_done(folder: Path, *, repair: bool = False) -> dict[tuple[str, Mode, int], Prediction]:
-    """The predictions of a folder, by name; `repair` takes off the line that a kill cut short."""
+def read_done(folder: Path, *, repair: bool = False) -> dict[PredictionKey, Prediction]:
+    """The predictions of a folder, by name; `repair` takes off the line that a kill cut short.
+
+    Raises:
+        UserError: a damaged line.
+    """
+    path = folder / "samples.jsonl"
     fields = ("instance_id", "patch", "end", "mode", "index", "tokens")
-    found = (Prediction(**{name: line[name] for name in fields}) for line in read_samples(folder, repair=repair))
-    return {prediction.key: prediction for prediction in found}
+    found = {}
+    for number, line in enumerate(read_journal(path, repair=repair), 1):
+        if not all(name in line for name in fields):
+            raise UserError(f"{path}:{number}: not a sample of srl swe predict; take the line out and --resume")
+        prediction = Prediction(**{name: line[name] for name in fields})
+        found[prediction.key] = prediction
+    return found
 
 
 class _Recorder:
@@ -186,7 +196,7 @@ class _Recorder:
         folder: Path,
         options: PredictOptions,
         repositories: dict[str, Repository],
-        done: dict[tuple[str, Mode, int], Prediction],
+        done: dict[PredictionKey, Prediction],
         counting: Counting,
     ) -> None:
         self.path, self.options, self.repositories = folder / "samples.jsonl", options, repositories
@@ -212,9 +222,7 @@ class _Recorder:
         total = None if None in tokens else sum(token for token in tokens if token is not None)
         prediction = Prediction(asked.instance.id, attempt.patch, str(attempt.end), asked.mode, asked.index, total)
         completions = [reply.text for reply in attempt.replies]
-        line = json.dumps({**asdict(prediction), "seed": asked.seed, "completions": completions})
-        with self.path.open("a", encoding="utf-8") as out:
-            out.write(line + "\n")
+        append(self.path, [{**asdict(prediction), "seed": asked.seed, "completions": completions}])
         self.done[asked.key] = prediction
         self.counting.one_more()
 
@@ -240,24 +248,15 @@ def _ask_engine(engine: BatchEngine, plan: list[Asked], recorder: _Recorder) -> 
 
 async def _ask_endpoint(endpoint: Endpoint, missing: list[Asked], recorder: _Recorder, concurrency: int) -> None:
     """Up to `concurrency` samples at a time; the first failure ends the others, what was written stays."""
-    await endpoint.check()
-    waiting = iter(missing)
 
-    async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.to_thread(function, *arguments)  # git and files: the loop goes on meanwhile
+    async def ask(asked: Asked) -> None:
+        # Prompts and patches are git's and the disk's work: the others go on meanwhile.
+        attempt = await asyncio.to_thread(recorder.attempt, asked)
+        while attempt.end is None:
+            prompt = await asyncio.to_thread(lambda: attempt.prompt)
+            seed = asked.seed + len(attempt.replies)
+            reply = await endpoint.complete(prompt, seed, recorder.temperature(asked))
+            await asyncio.to_thread(attempt.take, reply)
+        recorder.record(asked, attempt)
 
-    async def work() -> None:
-        for asked in waiting:
-            attempt = await in_thread(recorder.attempt, asked)
-            while attempt.end is None:
-                seed = asked.seed + len(attempt.replies)
-                prompt = await in_thread(lambda attempt=attempt: attempt.prompt)
-                await in_thread(attempt.take, await endpoint.complete(prompt, seed, recorder.temperature(asked)))
-            recorder.record(asked, attempt)
-
-    try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(concurrency):
-                workers.create_task(work())
-    except* UserError as failures:
-        raise failures.exceptions[0] from None
+    await ask_all(endpoint, missing, ask, concurrency)

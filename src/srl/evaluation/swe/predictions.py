@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from srl.errors import UserError
+from srl.evaluation.samples import Mode
 from srl.evaluation.swe.instances import Instance
 from srl.files import Row, read_values, split_array, write_jsonl
 
-Mode = Literal["greedy", "sampled"]
+PredictionKey = tuple[str, Mode, int]
+"""The name of a prediction within its run: instance, mode, index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Prediction:
     tokens: int | None = None
 
     @property
-    def key(self) -> tuple[str, Mode, int]:
+    def key(self) -> PredictionKey:
         """Its name within a run."""
         return (self.instance_id, self.mode, self.index)
 

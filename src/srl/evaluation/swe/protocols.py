@@ -15,7 +15,8 @@ from srl.evaluation.swe.edits import NotApplicable, apply_edits, parse_edits, un
 from srl.evaluation.swe.repository import Repository
 from srl.records import Message
 
-SweProtocolName = Literal["oracle", "end-to-end"]
+SweProtocolName = Literal["oracle", "end-to-end", "predictions"]
+"""`predictions`: patches that came from elsewhere."""
 
 CHARACTERS_PER_TOKEN = 3
 """Code has 3 to 4: prompts are measured before any tokenizer sees them, and are rather too short than too long."""

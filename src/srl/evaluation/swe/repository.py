@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from srl.errors import UserError
-from srl.evaluation.swe.grading import SOURCES
-from srl.evaluation.swe.instances import Instance
+from srl.evaluation.swe.instances import SOURCES, Instance
 from srl.evaluation.swe.patches import changed_files
 
 
