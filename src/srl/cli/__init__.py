@@ -21,6 +21,7 @@ from srl.cli.report import Report
 from srl.cli.rewrite import Rewrite
 from srl.cli.sample import Sample
 from srl.cli.steps import Steps
+from srl.cli.swe import Swe
 from srl.cli.train import Train
 from srl.errors import UserError, disk_fault
 from srl.runs.recipe import read_recipe
@@ -33,6 +34,7 @@ Command = (
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Swe, tyro.conf.subcommand("swe")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Experiment, tyro.conf.subcommand("experiment")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
@@ -79,4 +81,5 @@ def _remedy(arguments: list[str]) -> str:
     """How to go on with a command that was cut short, for those that can."""
     if arguments[:1] in (["experiment"], ["demo"]):
         return "; the same command goes on"
-    return "; the same command with --resume goes on" if arguments[:1] in (["train"], ["evaluate"]) else ""
+    goes_on = arguments[:1] in (["train"], ["evaluate"], ["swe"])
+    return "; the same command with --resume goes on" if goes_on else ""

@@ -15,6 +15,7 @@ from srl.chat.prompts import ANSWER_SYSTEM_PROMPT
 from srl.engines.engines import EngineName
 from srl.engines.protocols import Manner, ProtocolName
 from srl.errors import UserError
+from srl.evaluation.swe.protocols import SweProtocolName
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class EvaluationConfig:
     samples: int
     greedy: bool
     temperature: float
-    protocol: ProtocolName
+    protocol: ProtocolName | SweProtocolName
     max_tokens: int
     max_steps: int
     system_prompt: str
@@ -91,6 +92,8 @@ class EvaluationConfig:
     """Asks for the answer where the steps gave none."""
     today: str | None = None
     """The date in the prompts of chat templates that print one."""
+    max_input_tokens: int | None = None
+    """Software engineering only."""
 
     @property
     def manner(self) -> Manner:

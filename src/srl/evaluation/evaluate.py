@@ -56,7 +56,7 @@ def evaluate(
     plan = make_plan(loaded, options)
     manner = manner_of(source, options.protocol, options.system_prompt, options.give_title)
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-eval"
-    today = _today(source, folder if resume else None)
+    today = date_of_prompts(source, folder if resume else None)
     config = EvaluationConfig.of(
         options,
         model=model or source,
@@ -70,7 +70,7 @@ def evaluate(
         tallies = open_evaluation(folder, config, resume=resume, overwrite=overwrite)
         print("\n".join([*self_check_lines(loaded), f"asked with {manner.describe(options.protocol)}"]), flush=True)
         with Display(len(plan), tallies) as display:
-            recorder = Recorder(folder, config.protocol, tallies, display)
+            recorder = Recorder(folder, options.protocol, tallies, display)
             done = set(tallies)
             missing = [sample for sample in plan if sample.key not in done]
             if served and missing:
@@ -83,7 +83,7 @@ def evaluate(
     return folder
 
 
-def _today(source: str, resumed: Path | None) -> date:
+def date_of_prompts(source: str, resumed: Path | None) -> date:
     """The date in prompts that have one: of the evaluation that goes on, of the model's run, or today's."""
     record = resumed / "evaluation.json" if resumed else None
     if record and record.is_file() and (before := read_config(record).today):

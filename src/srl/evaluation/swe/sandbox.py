@@ -1,0 +1,305 @@
+"""Runs a command on a copy of a tree behind walls: what a model wrote is not run anywhere else.
+
+Behind the walls there are Python, the tree, and nothing else of this machine: no network, no other processes, no
+environment, nothing that can be written but the copy, which lives in memory and is gone afterwards. Time, processes,
+memory, disk and output are limited. `inside.py` is what starts there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from srl.errors import UserError
+from srl.evaluation.swe.inside import Job
+
+Walls = Literal["bubblewrap", "namespaces", "none"]
+NOT_ISOLATED = "the network, the files and the processes of this user, the memory of all processes together"
+"""What is open without walls."""
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    "/etc/localtime",
+)
+SECONDS_BETWEEN_LOOKS = 0.1
+TRIAL_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a command may use; it is ended at the first that it reaches."""
+
+    seconds: float = 180
+    cpu_seconds: int = 60
+    """Of one process: it does not depend on what else the machine does."""
+    memory_bytes: int = 2 << 30
+    """Of one process as address space, of all together as resident memory."""
+    processes: int = 64
+    disk_bytes: int = 256 << 20
+    """Of the tree with all that is written there, and as much again of /tmp; both lie in memory."""
+    output_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a command ended."""
+
+    end: Literal["exit", "time", "memory", "output"]
+    exit_code: int
+    """Negative after a signal; where `end` is not "exit", that of having been killed."""
+    output: bytes
+    """Standard output and error together."""
+    report: bytes
+    """What was written to the report's file descriptor."""
+    problem: str | None
+    """Why a patch did not apply; the command was not run then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """Walls that were tried on this machine."""
+
+    walls: Walls
+
+    def run(
+        self,
+        command: Sequence[str],
+        source: Path,
+        *,
+        patches: Sequence[str] = (),
+        protected: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        limits: Limits = Limits(),
+    ) -> Finished:
+        """Copy the tree `source`, apply the patches to the copy, and run the command in it.
+
+        Args:
+            command: Its first item is an absolute path. "{report}" stands for the number of the report's descriptor.
+            source: A folder; it is only read.
+            patches: Unified diffs; what they change of `protected` has no effect.
+            protected: Paths in the tree that cannot be changed, as the tests.
+            environment: All of it, but HOME and TMPDIR.
+            limits: See there.
+
+        Raises:
+            RuntimeError: the walls could not be built, though they could before.
+        """
+        with tempfile.TemporaryDirectory(prefix="srl-box-", ignore_cleanup_errors=True) as root:
+            reading, writing = os.pipe()
+            try:
+                job = Job(
+                    walls=self.walls,
+                    root="/box" if self.walls == "bubblewrap" else root,
+                    source="/source" if self.walls == "bubblewrap" else str(source.resolve()),
+                    protected=[path for path in protected if (source / path).exists()],
+                    visible=_visible(),
+                    patches=list(patches),
+                    command=[part.replace("{report}", str(writing)) for part in command],
+                    environment={"PATH": "/usr/local/bin:/usr/bin:/bin", **(environment or {})},
+                    cpu_seconds=limits.cpu_seconds,
+                    memory_bytes=limits.memory_bytes,
+                    processes=limits.processes,
+                    disk_bytes=limits.disk_bytes,
+                    report_fd=writing,
+                )
+                starter = [sys.executable, "-I", "-S", "-c", _inside()]
+                if self.walls == "bubblewrap":
+                    starter = [*_bubblewrap(job, source), *starter]
+                process = subprocess.Popen(
+                    starter,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env={"PATH": os.defpath},
+                    cwd="/",
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(writing)
+            with process, open(reading, "rb", buffering=0) as report:
+                try:
+                    return _watch(process, report.fileno(), json.dumps(dataclasses.asdict(job)).encode(), limits)
+                finally:
+                    _kill(process)
+
+
+def find_sandbox(*, allow_unsandboxed: bool = False) -> Sandbox:
+    """The best walls that this machine can build, each tried before it is believed.
+
+    Root builds its own: bubblewrap would leave the command root's user, whose processes no limit counts.
+
+    Raises:
+        UserError: there are none, and `allow_unsandboxed` is False.
+    """
+    wanted: tuple[Walls, ...] = ("namespaces",) if os.geteuid() == 0 else ("bubblewrap", "namespaces")
+    reasons = []
+    for walls in wanted:
+        reason = why_not(walls)
+        if reason is None:
+            return Sandbox(walls)
+        reasons.append(f"{walls}: {reason}")
+    if allow_unsandboxed and sys.platform == "linux":
+        return Sandbox("none")
+    raise UserError(
+        f"patches are run in a sandbox, and this machine offers none ({'; '.join(reasons)}); install bubblewrap, or "
+        f"take a machine that allows user namespaces; --allow-unsandboxed runs them with these open: {NOT_ISOLATED}"
+    )
+
+
+def open_sandbox(*, allow_unsandboxed: bool = False) -> Sandbox:
+    """`find_sandbox`, and a line that says what it found."""
+    sandbox = find_sandbox(allow_unsandboxed=allow_unsandboxed)
+    isolated = f"none; open: {NOT_ISOLATED}" if sandbox.walls == "none" else sandbox.walls
+    print(f"sandbox: {isolated}", flush=True)
+    return sandbox
+
+
+@cache
+def why_not(walls: Walls) -> str | None:
+    """Why these walls cannot be built here; None if a trial showed that they stand."""
+    if sys.platform != "linux":
+        return "only on Linux"
+    if walls == "bubblewrap" and not shutil.which("bwrap"):
+        return "bwrap is not installed"
+    if not shutil.which("git", path=os.defpath):
+        return f"no git in {os.defpath}"
+    look = "import os; print(sorted(os.listdir('/proc')).count('1'), os.listdir('/box/tree'), len(os.listdir('/box')))"
+    with tempfile.TemporaryDirectory(prefix="srl-trial-") as tree:
+        (Path(tree) / "found").touch()
+        try:
+            ended = Sandbox(walls).run([sys.executable, "-I", "-c", look], Path(tree), limits=Limits(TRIAL_SECONDS))
+        except (RuntimeError, OSError) as error:
+            return str(error)
+    expected = b"1 ['found'] 3"
+    return None if ended.output.strip() == expected else f"a trial gave {ended.output[-200:]!r}"
+
+
+@cache
+def _inside() -> str:
+    return (Path(__file__).parent / "inside.py").read_text(encoding="utf-8")
+
+
+@cache
+def _visible() -> list[str]:
+    """What Python needs to run with the packages of this one."""
+    python = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, sysconfig.get_path("stdlib")}
+    python |= {os.path.dirname(os.path.realpath(sys.executable))}
+    python |= {path for path in sys.path if path.endswith(("site-packages", "dist-packages"))}
+    shown: list[str] = []
+    for path in (*SYSTEM, *sorted(map(os.path.abspath, python))):
+        inside_another = any(path.startswith(f"{other}/") for other in shown if not os.path.islink(other))
+        if os.path.exists(path) and path not in shown and not inside_another:
+            shown.append(path)
+    return shown
+
+
+def _bubblewrap(job: Job, source: Path) -> list[str]:
+    command = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+    command += ["--disable-userns"] * _bubblewrap_can_disable_namespaces()
+    for memory in ("/box", "/tmp"):
+        command += ["--size", str(job.disk_bytes), "--tmpfs", memory]
+    command += ["--ro-bind", str(source.resolve()), "/source"]
+    for path in job.protected:
+        command += ["--ro-bind", str(source.resolve() / path), f"/box/tree/{path}"]
+    for path in job.visible:
+        link = os.path.islink(path)
+        command += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
+    command += ["--dev", "/dev", "--proc", "/proc"]
+    return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--"]
+
+
+@cache
+def _bubblewrap_can_disable_namespaces() -> bool:
+    return b"--disable-userns" in subprocess.run(["bwrap", "--help"], capture_output=True, check=False).stdout
+
+
+def _watch(process: subprocess.Popen[bytes], report_fd: int, job: bytes, limits: Limits) -> Finished:
+    """Feed the job, collect what comes back, and end the process at a limit."""
+    assert process.stdin
+    assert process.stdout
+    output_fd = process.stdout.fileno()
+    collected = {output_fd: bytearray(), report_fd: bytearray()}
+    with suppress(BrokenPipeError):
+        process.stdin.write(job)
+        process.stdin.close()
+    end: Literal["exit", "time", "memory", "output"] = "exit"
+    deadline = time.monotonic() + limits.seconds
+    with selectors.DefaultSelector() as selector:
+        for descriptor in collected:
+            os.set_blocking(descriptor, False)
+            selector.register(descriptor, selectors.EVENT_READ)
+        next_look = 0.0
+        while selector.get_map() and end == "exit":
+            for key, _ in selector.select(SECONDS_BETWEEN_LOOKS):
+                piece = os.read(key.fd, 65536)
+                collected[key.fd] += piece
+                if not piece:
+                    selector.unregister(key.fd)
+            now = time.monotonic()
+            if now > deadline:
+                end = "time"
+            elif any(len(text) > limits.output_bytes for text in collected.values()):
+                end = "output"
+            elif now > next_look:
+                next_look = now + SECONDS_BETWEEN_LOOKS
+                if resident_bytes(process.pid) > limits.memory_bytes:
+                    end = "memory"
+    if end == "exit":
+        # Both pipes are closed, so nothing is left inside but, at most, a process that let go of them.
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            end = "time"
+    _kill(process)
+    output, report = bytes(collected[output_fd][: limits.output_bytes]), bytes(collected[report_fd])
+    first, _, report = report.partition(b"\n")
+    try:
+        problem = json.loads(first)["problem"]
+    except (ValueError, TypeError, KeyError):
+        if end == "exit":
+            raise RuntimeError(output.decode(errors="replace").strip().rpartition("\n")[2][-300:]) from None
+        problem = None
+    return Finished(end, process.wait(), output, report, problem)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End it and, with it, all that it started: the PID namespace ends with its first process."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, 9)
+    process.kill()
+    process.wait()
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process and all below it have in use; pages that they share are counted for each."""
+    parents: dict[int, tuple[int, int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):
+                fields = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()
+                parents[int(name)] = (int(fields[1]), int(fields[21]))
+    family = {pid}
+    while more := {child for child, (parent, _) in parents.items() if parent in family} - family:
+        family |= more
+    return sum(parents[member][1] for member in family if member in parents) * os.sysconf("SC_PAGE_SIZE")
