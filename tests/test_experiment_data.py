@@ -11,10 +11,11 @@ import pytest
 from srl.cli import main
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import Source
+from srl.engines.protocols import Manner
 from srl.errors import UserError
 from srl.files import read_rows, write_jsonl
 from srl.study.experiment import read_experiment
-from srl.study.material import check_material, with_system_prompts
+from srl.study.material import asked_as_trained, check_material
 from srl.study.schedule import plan_jobs, run_experiment
 
 GIVEN = """
@@ -112,6 +113,7 @@ def test_an_experiment_on_the_users_own_data(given, tmp_path, capsys):
         for protocol in ("answer-T1", "stepwise")
     }
     assert (asked["answer-T1"]["system_prompt"], asked["stepwise"]["system_prompt"]) == ("Solve it.", "Go on.")
+    assert asked["stepwise"]["answer_system_prompt"] == "Solve it."  # where the steps gave no answer
     assert (asked["answer-T1"]["max_tokens"], asked["stepwise"]["max_tokens"]) == (24, 12)
 
     # It goes on only with the data that it was begun with.
@@ -159,13 +161,18 @@ def test_arms_that_were_trained_with_different_prompts_need_one_to_be_asked_with
     prepare(Source(tmp_path / "solutions.jsonl"), tmp_path / "other", StepOptions())
     text = given.read_text().replace("[problems]", f"other = '{tmp_path}/other'\n\n[problems]")
     given.write_text(text)
-    with pytest.raises(
-        UserError, match="own and other have different system prompts for problems; set `answer_system_p"
-    ):
-        with_system_prompts(read_experiment(given))
+    with pytest.raises(UserError, match="own and other differ in `answer_system_prompt`; set it for all arms"):
+        asked_as_trained(read_experiment(given))
     given.write_text('answer_system_prompt = "Solve!"\nsystem_prompt = ""\n' + text)
-    experiment = with_system_prompts(read_experiment(given))
-    assert (experiment.answer_system_prompt, experiment.system_prompt) == ("Solve!", "")
+    assert asked_as_trained(read_experiment(given)).manner == Manner(step="", answer="Solve!")
+
+
+def test_arms_that_were_trained_with_titles_are_asked_with_titles(given, tmp_path):
+    step = {"title": "1. **Add**", "action": "1. **Add**\n1 + 1 = 2"}
+    write_jsonl(tmp_path / "titled.jsonl", [{"problem": "1 + 1?", "steps": [step, step], "answer": "2"}])
+    prepare(Source(tmp_path / "titled.jsonl"), tmp_path / "titled", StepOptions(give_title=True, hold_out=0.0))
+    given.write_text(given.read_text().replace('/steps"', '/titled"'))
+    assert asked_as_trained(read_experiment(given)).manner == Manner(give_title=True)
 
 
 def test_the_example_of_the_docs_is_what_it_says(tmp_path, monkeypatch):
@@ -180,6 +187,6 @@ def test_the_example_of_the_docs_is_what_it_says(tmp_path, monkeypatch):
     steps, experiment = re.findall(r"^    srl ((?:steps|experiment) .*apples.*)$", page, flags=re.MULTILINE)
     main(steps.split())
     read = read_experiment(Path(experiment.split()[1]))
-    digests = check_material(with_system_prompts(read))
+    digests = check_material(asked_as_trained(read))
     assert {"test.jsonl", "apples/train.steps.jsonl"} <= digests.keys()
     assert any(len(arm.stages) == 2 for arm in read.arms.values())

@@ -13,12 +13,11 @@ import random
 import sys
 from pathlib import Path
 
-from srl.data.formats.native import native_row
-from srl.data.prepare import prepare
-from srl.data.sources import Source
+from srl.data.folder import as_row
+from srl.data.steps import step_instances
 from srl.files import write_jsonl
 from srl.runs.recipe import Recipe, read_recipe
-from srl.study.domain import OPTIONS, distinct_problems
+from srl.study.domain import distinct_problems
 from srl.study.tiny import bad_habit, solve, thinking_aloud, write_model
 from srl.training.train import train
 
@@ -35,12 +34,12 @@ def write_student_data(path: Path, n_steps: int, n_whole: int, haste: float, see
     rng = random.Random(f"student {seed}")
     problems = distinct_problems(rng, OPERATIONS, asked)
     aimless = [solve(next(problems), bad_habit(rng, haste), thoughts=True) for _ in range(n_steps + n_whole)]
+    cut = [[*step_instances(t, targets="all", system_prompt="")] for t in aimless[:n_steps]]
     whole = [thinking_aloud(trajectory) for trajectory in aimless[n_steps:]]
-    blocks = [[native_row(trajectory)] for trajectory in aimless[:n_steps]]
-    blocks += [whole[start : start + BATCH] for start in range(0, n_whole, BATCH)]
+    blocks = cut + [whole[start : start + BATCH] for start in range(0, n_whole, BATCH)]
     rng.shuffle(blocks)
-    write_jsonl(path.with_suffix(".jsonl"), (row for block in blocks for row in block))
-    prepare(Source(path.with_suffix(".jsonl")), path, OPTIONS)
+    path.mkdir()
+    write_jsonl(path / "train.steps.jsonl", (as_row(row) for block in blocks for row in block))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
 from srl.engines.engines import engine_name, load_engine, weights_digest
-from srl.engines.protocols import manner_of
+from srl.engines.protocols import Manner, manner_of
 from srl.errors import UserError
 from srl.evaluation.ask import ask_endpoint, ask_engine
 from srl.evaluation.benchmarks import LoadedBenchmark, Question, load_benchmarks, self_check_lines
@@ -36,6 +36,7 @@ def evaluate(
     options: EvaluationOptions,
     *,
     model: str | None = None,
+    manner: Manner | None = None,
     benchmark_files: tuple[str, ...] = (),
     concurrency: int = 16,
     request_seconds: float = REQUEST_SECONDS,
@@ -43,6 +44,8 @@ def evaluate(
     overwrite: bool = False,
 ) -> Path:
     """Evaluate a model (a run folder, a model folder, a Hub id, or the URL of a server) and print the table.
+
+    `manner` is how to ask, in place of what the options say of prompts and titles, and the run that the model is of.
 
     Raises:
         UserError: model, benchmarks, options or output folder are not as they must be; a server that fails.
@@ -54,7 +57,7 @@ def evaluate(
     path = source if served else resolve_model(source)
     loaded = load_benchmarks(benchmarks, benchmark_files)
     plan = make_plan(loaded, options)
-    manner = manner_of(source, options.protocol, options.system_prompt, options.give_title)
+    manner = manner or manner_of(source, options.protocol, options.system_prompt, options.give_title)
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-eval"
     today = date_of_prompts(source, folder if resume else None)
     config = EvaluationConfig.of(

@@ -60,7 +60,8 @@ def write_data(folder: Path, domain: Domain, seed: int, reserved: Collection[str
     experts = [solve(next(fresh), thoughts=True) for _ in range(domain.expert_problems)]
     solutions = [{"id": t.id, "problem": t.problem, "solution": full_solution(t), "answer": t.answer} for t in experts]
     _prepare(folder / "expert", solutions, Columns(answer="answer"))
-    _prepare(folder / "own-thoughts", [thinking_aloud(trajectory) for trajectory in experts])
+    (folder / "own-thoughts").mkdir()
+    write_jsonl(folder / "own-thoughts/train.steps.jsonl", (as_row(thinking_aloud(expert)) for expert in experts))
     _prepare(folder / "holistic", [native_row(_as_one_step(trajectory)) for trajectory in experts])
 
 

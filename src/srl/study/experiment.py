@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from srl.engines.protocols import Manner
 from srl.runs.recipe import Recipe, from_toml, from_values, own_or_given, read_recipe, suggest
 
 Chain = tuple[str, ...]
@@ -108,6 +109,7 @@ class Experiment(_Table):
     batch_size: int = Field(32, ge=1, description="Answers at a time; part of what decides samples.")
     answer_system_prompt: str | None = Field(None, description="Of whole answers; by default the data's.")
     system_prompt: str | None = Field(None, description="Of steps; by default the data's.")
+    give_title: bool | None = Field(None, description="Whether steps are asked for with titles; by default the data's.")
     stages: dict[str, Stage]
     arms: dict[str, Arm] = Field(min_length=1)
     comparisons: tuple[tuple[str, str], ...] = Field((), description="Pairs of arms: is the first better?")
@@ -122,7 +124,7 @@ class Experiment(_Table):
         sizes = {"max_step_tokens": 40, "batch_size": 250}
         if isinstance(operations, int):  # else the table is refused
             sizes["max_steps"] = operations + 2
-        return sizes | {"answer_system_prompt": "", "system_prompt": ""} | values
+        return sizes | {"answer_system_prompt": "", "system_prompt": "", "give_title": False} | values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -143,6 +145,13 @@ class Experiment(_Table):
             if name not in self.arms:
                 raise ValueError(f"comparisons: no arm `{name}`{suggest(name, list(self.arms))}")
         return self
+
+    @property
+    def manner(self) -> Manner:
+        """How all arms are asked; what the file leaves open must have been looked up (`material.asked_as_trained`)."""
+        assert self.system_prompt is not None
+        assert self.answer_system_prompt is not None
+        return Manner(self.system_prompt, self.answer_system_prompt, bool(self.give_title))
 
     def is_arm(self, chain: Chain) -> bool:
         """Whether its last model takes the test, or only goes on to a longer chain."""

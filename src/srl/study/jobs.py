@@ -246,11 +246,10 @@ def _evaluate(
         protocol=protocol,
         max_tokens=experiment.max_tokens if protocol == "answer" else experiment.max_step_tokens,
         max_steps=experiment.max_steps,
-        system_prompt=experiment.answer_system_prompt if protocol == "answer" else experiment.system_prompt,
         engine="transformers",
         batch_size=experiment.batch_size,
     )
-    evaluate(model, out, problems, options)
+    evaluate(model, out, problems, options, manner=experiment.manner)
     return read_results(out).columns[0].score
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, STEP_SYSTEM_PROMPT, user_text
 from srl.data.decontaminate import normalised
@@ -14,6 +15,7 @@ from srl.evaluation.benchmarks import load_benchmark
 from srl.files import Row, read_rows
 from srl.runs.folder import resolve_model
 from srl.study.experiment import Experiment, Problems
+from srl.training.asked import system_prompt
 
 
 def problems_of(experiment: Experiment, out: Path) -> Problems:
@@ -33,30 +35,31 @@ def data_folder(experiment: Experiment, name: str, group: Path) -> Path:
     return experiment.data[name] if experiment.data else group / "data" / name
 
 
-def with_system_prompts(experiment: Experiment) -> Experiment:
-    """The experiment with the system prompts that its arms were trained with, where the file names none.
+def asked_as_trained(experiment: Experiment) -> Experiment:
+    """The experiment with the system prompts and the titles of its data folders, where the file says nothing of them.
 
     Raises:
         UserError: data folders that were written with different ones.
     """
-    of_answers = _system_prompt(experiment, "answer_system_prompt", "problems", ANSWER_SYSTEM_PROMPT)
-    of_steps = _system_prompt(experiment, "system_prompt", "steps", STEP_SYSTEM_PROMPT)
-    return experiment.model_copy(update={"answer_system_prompt": of_answers, "system_prompt": of_steps})
+    problems, steps = (_first_rows(experiment, f"train.{kind}") for kind in ("problems", "steps"))
+    of_data: dict[str, tuple[dict[str, Any], Any]] = {
+        "answer_system_prompt": ({name: system_prompt(row) for name, row in problems.items()}, ANSWER_SYSTEM_PROMPT),
+        "system_prompt": ({name: system_prompt(row) for name, row in steps.items()}, STEP_SYSTEM_PROMPT),
+        "give_title": ({name: bool(row["next_title"]) for name, row in steps.items()}, False),
+    }
+    found = {}
+    for key, (by_folder, default) in of_data.items():
+        if getattr(experiment, key) is None:
+            if len(set(by_folder.values())) > 1:
+                raise UserError(f"[data] {' and '.join(by_folder)} differ in `{key}`; set it for all arms")
+            found[key] = next(iter(by_folder.values()), default)
+    return experiment.model_copy(update=found)
 
 
-def _system_prompt(experiment: Experiment, key: str, kind: str, default: str) -> str:
-    if (given := getattr(experiment, key)) is not None:
-        return str(given)
-    found: dict[str, str] = {}
-    for name, folder in experiment.data.items():
-        for row in rows_of(folder, f"train.{kind}"):
-            first = row.value["prompt"][0]
-            found[first["content"] if first["role"] == "system" else ""] = name
-            break
-    if len(found) > 1:
-        folders = " and ".join(found.values())
-        raise UserError(f"[data] {folders} have different system prompts for {kind}; set `{key}` for all arms")
-    return next(iter(found), default)
+def _first_rows(experiment: Experiment, name: str) -> dict[str, dict[str, Any]]:
+    """The first row of each data folder that has any."""
+    first = {folder: next(rows_of(path, name), None) for folder, path in experiment.data.items()}
+    return {folder: row.value for folder, row in first.items() if row}
 
 
 def rows_of(folder: Path, name: str) -> Iterator[Row]:

@@ -22,7 +22,7 @@ from srl.runs.recipe import from_values
 from srl.study.domain import write_problems
 from srl.study.experiment import Experiment, read_experiment
 from srl.study.jobs import Job, SeedGroup, TrainingJob, is_done
-from srl.study.material import check_material, with_system_prompts
+from srl.study.material import asked_as_trained, check_material
 
 
 def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int | None, overwrite: bool = False) -> Experiment:
@@ -31,7 +31,7 @@ def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int | None, o
     Raises:
         UserError: a wrong experiment file; `out` is something else, or belongs to another experiment.
     """
-    experiment = with_system_prompts(read_experiment(path))
+    experiment = asked_as_trained(read_experiment(path))
     n_cores = os.cpu_count() or 1
     n_jobs = n_jobs or (n_cores if experiment.domain else 1)
     with locked(out):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srl.chat.prompts import SEPARATOR, answer_prompt, format_completion, step_prompt
-from srl.records import Step, Trajectory
+from srl.records import Step, StepInstance, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,10 +107,15 @@ def solve(problem: str, choose: Callable[[str], int] = expert_choice, *, thought
     return Trajectory(problem, problem, tuple(steps), answer=results)
 
 
-def thinking_aloud(trajectory: Trajectory) -> dict[str, str]:
-    """The whole solution with its thoughts between the steps, as a row of prompt and completion."""
-    steps = (format_completion(step.thought, step.action) for step in trajectory.steps)
-    return {"prompt": trajectory.problem, "completion": SEPARATOR.join(steps)}
+def thinking_aloud(trajectory: Trajectory) -> StepInstance:
+    """The whole solution with its thoughts between the steps, as a row for SFT.
+
+    `srl steps` writes no such row: a step has one thought, which comes first.
+    """
+    first, *others = trajectory.steps
+    aloud = [first.action, *(format_completion(step.thought, step.action) for step in others)]
+    prompt = answer_prompt(trajectory.problem, system_prompt="")
+    return StepInstance(trajectory.id, 1, prompt, SEPARATOR.join(aloud), thought=first.thought)
 
 
 def build_tokenizer() -> PreTrainedTokenizerBase:
