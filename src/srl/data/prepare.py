@@ -170,15 +170,20 @@ class _Writer:
                 return
             self.report.malformed[f"thoughts with {error}"] += 1
             instance = replace(instance, thought=None)
-        texts = {"prompt": "\n".join(m["content"] for m in instance.prompt), "action": instance.expert_action}
-        for name, text in texts.items():
-            self.report.size(f"characters per {name}", len(text))
-            if self.tokens:
-                self.report.size(f"tokens per {name}", self.tokens.count(text))
-        if self.tokens and (token := self.tokens.special("\n".join((*texts.values(), instance.thought or "")))):
-            self.report.special_tokens[f"steps with {token} in their text"] += 1
+        contents = [message["content"] for message in instance.prompt]
+        self.report.size("characters per prompt", sum(map(len, contents)) + len(contents) - 1)  # a line end between two
+        self.report.size("characters per action", len(instance.expert_action))
+        if self.tokens:
+            self._tokens_of("\n".join(contents), instance)
         self.report.instances[split] += 1
         self._row(f"{split}.steps", as_row(instance))
+
+    def _tokens_of(self, prompt: str, instance: StepInstance) -> None:
+        assert self.tokens is not None
+        self.report.size("tokens per prompt", self.tokens.count(prompt))
+        self.report.size("tokens per action", self.tokens.count(instance.expert_action))
+        if token := self.tokens.special("\n".join((prompt, instance.expert_action, instance.thought or ""))):
+            self.report.special_tokens[f"steps with {token} in their text"] += 1
 
     def _split(self, problem: str) -> str:
         return "validation" if is_held_out(problem, self.options.hold_out, self.options.seed) else "train"

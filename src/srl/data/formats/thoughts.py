@@ -20,6 +20,7 @@ _OPEN = rf"<(?:{_NAMES})>|<\|begin_of_thought\|>|\[THINK\]|◁think▷"
 _CLOSE = rf"</(?:{_NAMES})>|<\|end_of_thought\|>|\[/THINK\]|◁/think▷"
 
 _TAG = re.compile(rf"{_OPEN}|{_CLOSE}|<\|(?:begin|end)_of_solution\|>")
+_WORDS = ("hink", "HINK", "thought", "reasoning", "of_solution")  # one is in every tag; looked for first, being fast
 _LEADING = re.compile(rf"\s*(?:{_OPEN})")
 _CLOSED = re.compile(_CLOSE)
 _OPENED = re.compile(rf"{_OPEN}|<function=|<tool_call>")
@@ -42,7 +43,7 @@ def split_thought(text: str) -> tuple[str, str]:
     >>> split_thought("<think>6 * 7</think>42"), split_thought("6 * 7\n</think>42"), split_thought("42")
     (('6 * 7', '42'), ('6 * 7', '42'), ('', '42'))
     """
-    if not _TAG.search(text):
+    if not any(word in text for word in _WORDS) or not _TAG.search(text):
         return "", text
     thoughts: list[str] = []
     rest = _without_lost_opening(text, thoughts)

@@ -89,6 +89,8 @@ def read_turn(message: Any, where: str) -> Turn:
         found = repr(name[:40]) if isinstance(name, str) else kind(name)
         raise UserError(f"{where}: expected a role such as user or assistant, found {found}")
     content = message.get("content", message.get("value", message.get("text")))
+    if role != "assistant" and isinstance(content, str):  # most of a log is what came back
+        return Turn(role, content)
     if name == "function_call":
         return Turn(role, "", reasoning_of(message), tuple(_calls(message if content is None else content, where)))
     texts, thoughts, calls = _parts(content, where)
