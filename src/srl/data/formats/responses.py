@@ -21,13 +21,14 @@ from srl.data.formats.turns import Turn, call_line, joined, read_turn
 _CALLS = ("function_call", "custom_tool_call", "mcp_call")
 _OUTPUTS = ("function_call_output", "custom_tool_call_output")
 _SHELLS = ("local_shell_call", "shell_call", "computer_call")
+_ITEMS = (*_CALLS, *_OUTPUTS, "reasoning")
 
 
 def is_items(value: Any) -> bool:
     """Whether a list holds such items: some have a type and no role."""
     return (
         isinstance(value, list)
-        and any(_sort(item) in (*_CALLS, *_OUTPUTS, "reasoning") for item in value)
+        and any(isinstance(item, dict) and item.get("type") in _ITEMS for item in value)
         and all(isinstance(item, dict) for item in value[:3])
     )
 
