@@ -71,6 +71,8 @@ def test_a_commit_and_a_folder_are_the_same_repository(local, tmp_path):
     others = [instance(8, repo="o/none", tests=()), instance(9, repo="o/calc", base_commit="0" * 40, tests=())]
     with pytest.raises(UserError, match=r"2 instances are not there: missing a clone of o/none as .*; commit 000"):
         find_repositories(others, local, tmp_path / "clones")
+    with pytest.raises(UserError, match=r"missing calc/none.py of .*calc-1 \(1 instance\)"):
+        find_repositories([instance(patch=FIX.replace("add.py", "none.py"))], local, None)
     with pytest.raises(UserError, match="does not apply"):
         find_repositories([instance(bug_patch=FIX)], local, None)
 

@@ -110,14 +110,20 @@ def find_repositories(instances: Sequence[Instance], folder: Path, clones: Path 
     missing: dict[str, int] = {}
     for instance in instances:
         place, repository = _repository(instance, folder, clones)
-        if repository is None:
-            missing[place] = missing.get(place, 0) + 1
-        else:
+        absent = place if repository is None else _absent_file(instance, repository, place)
+        if absent:
+            missing[absent] = missing.get(absent, 0) + 1
+        elif repository:
             found[instance.id] = WithBug(repository, instance.bug_patch) if instance.bug_patch else repository
     if missing:
         what = "; ".join(f"{place} ({count} instance{'s'[: count > 1]})" for place, count in missing.items())
         raise UserError(f"the files of {sum(missing.values())} instances are not there: missing {what}")
     return found
+
+
+def _absent_file(instance: Instance, repository: Repository, place: str) -> str | None:
+    """A file that the known fix changes and that is not there, as in a clone without all its objects."""
+    return next((f"{path} of {place}" for path in instance.files_to_change if repository.read(path) is None), None)
 
 
 def _repository(instance: Instance, folder: Path, clones: Path | None) -> tuple[str, Repository | None]:

@@ -12,6 +12,7 @@ import json
 import os
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -267,10 +268,7 @@ def _watch(process: subprocess.Popen[bytes], report_fd: int, job: bytes, limits:
                     end = "memory"
     if end == "exit":
         # Both pipes are closed, so nothing is left inside but, at most, a process that let go of them.
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            end = "time"
+        end = "exit" if _ends_before(deadline, process.pid) else "time"
     _kill(process)
     output, report = bytes(collected[output_fd][: limits.output_bytes]), bytes(collected[report_fd])
     first, _, report = report.partition(b"\n")
@@ -283,12 +281,20 @@ def _watch(process: subprocess.Popen[bytes], report_fd: int, job: bytes, limits:
     return Finished(end, process.wait(), output, report, problem)
 
 
+def _ends_before(deadline: float, pid: int) -> bool:
+    """Wait for a process, but leave its number taken: `_kill` ends what is left of its group by it."""
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End it and, with it, all that it started: the PID namespace ends with its first process."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, 9)
-    process.kill()
-    process.wait()
+    if process.returncode is None:  # else its number may be another's by now
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def resident_bytes(pid: int) -> int:
