@@ -22,8 +22,9 @@ from srl.study.tiny import random_problem, solve, thinking_aloud
 SPENT = 1000
 """The first problems of the stream served to find budgets and sizes; they are asked no more."""
 
-OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", answer_system_prompt="")
-"""The tiny model knows one task only and needs no instructions; validation problems are apart."""
+OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", answer_system_prompt="", keep_wrong=True)
+"""The tiny model knows one task only and needs no instructions; validation problems are apart. The expert is never
+wrong, and a check that runs out of time on a busy machine must not change what a seed trains on."""
 
 
 def write_problems(folder: Path, domain: Domain) -> None:
