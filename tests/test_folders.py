@@ -129,3 +129,11 @@ def test_what_a_killed_run_was_writing_is_cleared_and_nothing_else(tmp_path):
     clear_left_overs(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"run.json", ".gitignore"}
     shutil.rmtree(tmp_path)
+
+
+def test_a_folder_in_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: expected a folder to write in"), new_folder(tmp_path / "file/out"):
+        pass
+    with pytest.raises(UserError, match="file/run: expected a folder to write in"), locked(tmp_path / "file/run"):
+        pass

@@ -30,6 +30,9 @@ def write_text(path: Path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
+    except OSError as error:  # of a full disk does not say which file
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -44,7 +47,7 @@ def new_folder(path: Path, *, overwrite: bool = False, marker: str = "") -> Iter
     Raises:
         UserError: as `check_output_folder`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(path.parent)
     _clear_earlier_calls(path)
     check_output_folder(path, overwrite=overwrite, marker=marker)
     name = secrets.token_hex(4)
@@ -75,6 +78,13 @@ def _clear_earlier_calls(path: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"{folder}: expected a folder to write in; it cannot be made: {error.strerror}") from None
+
+
 def _escaped(name: str) -> str:
     return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
 
@@ -98,7 +108,7 @@ def locked(folder: Path, remedy: str = "wait for it, or end it") -> Iterator[Non
         UserError: another process has the folder; says which.
     """
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     file = _take(folder, remedy)
     try:
         yield

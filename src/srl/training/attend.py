@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -56,8 +57,10 @@ def _in_one_line(error: Exception, run: RunFolder, processes: PartialState) -> s
             f"process {processes.process_index} of {processes.num_processes}: another one has ended or does not "
             f"answer ({reason:.200}); {how_to_go_on(run)}"
         )
+    fault = disk_fault(error)
     if not run.exists:
-        return f"{run.path}: the run folder is gone ({str(error).splitlines()[0]:.200})"
-    if fault := disk_fault(error):
-        return f"{run.path}: {fault}; make room or mend it, then {how_to_go_on(run)}"
+        return fault or f"{run.path}: the run folder is gone ({str(error).splitlines()[0]:.200})"
+    if fault:
+        free = shutil.disk_usage(run.path).free / 1e9
+        return f"{run.path}: {fault} ({free:.1f} GB free); make room or mend it, then {how_to_go_on(run)}"
     return None
