@@ -313,7 +313,7 @@ def test_sampling_shows_thoughts_and_steps(srl_run, tiny_model):
     run, _ = srl_run
     done = srl("sample", run, "--problem", "3 1 2", "--max-steps", "2")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.startswith("Question: 3 1 2\nso\n")
+    assert done.stdout.startswith("no system prompt\nQuestion: 3 1 2\nso\n")
     assert "next" in done.stdout
     untrained = srl("sample", tiny_model, "--problem", "3 1 2", "--max-completion-length", "8")
     assert "malformed: truncated" in untrained.stdout
