@@ -1,1 +1,1 @@
-"""What decides a training run (`recipe`) and what it leaves behind (`folder`, `checkpoints`); loading its model."""
+"""What decides a training run (`recipe`), what it leaves behind (`folder`), and what is seen of it (`progress`)."""
