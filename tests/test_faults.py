@@ -7,8 +7,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -21,9 +19,8 @@ from transformers import AutoModelForCausalLM
 from srl.errors import UserError, disk_fault
 from srl.runs.checkpoints import problem_with, rotate, step_of, write_manifest
 from srl.runs.folder import RunFolder
-from srl.runs.recipe import Checkpoints, Data, Model, Optim, Recipe, Rollout, Sft, Validation, recipe_toml
+from srl.runs.recipe import Checkpoints, Data, Model, Optim, Recipe, Rollout, Sft, Validation
 from srl.training.attend import attended
-from srl.training.signals import GRACE_SECONDS
 from srl.training.train import train
 
 
@@ -222,22 +219,6 @@ def test_a_run_that_goes_on_is_locked_and_a_signal_saves_it(tiny_model, tiny_dat
     assert run.metrics[-1]["step"] == step_of(run.last_checkpoint)
     assert not (run.path / ".lock").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-@pytest.mark.slow
-def test_a_step_that_takes_too_long_is_not_waited_for(tiny_model, tiny_data, tmp_path):
-    config = without_end(tmp_path / "run", tiny_model, tiny_data, sft=Sft(rows_per_step=160_000))
-    (tmp_path / "r.toml").write_text(recipe_toml(config))
-    command = [sys.executable, "-m", "srl.cli", "train", str(tmp_path / "r.toml")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run/run.json").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    time.sleep(15)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=GRACE_SECONDS + 10)
-    assert process.returncode == 128 + signal.SIGINT
-    assert "no checkpoint was saved yet; go on with: srl train" in errors.splitlines()[-1]
 
 
 # --- the disk -----------------------------------------------------------------------------------------
