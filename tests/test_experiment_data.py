@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_the_example_of_the_docs_is_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     subprocess.run([sys.executable, "rows.py"], check=True)
     steps, experiment = re.findall(r"^    srl ((?:steps|experiment) .*apples.*)$", page, flags=re.MULTILINE)
-    main(steps.split())
+    main(shlex.split(steps))
     read = read_experiment(Path(experiment.split()[1]))
     digests = check_material(asked_as_trained(read))
     assert {"test.jsonl", "apples/train.steps.jsonl"} <= digests.keys()
