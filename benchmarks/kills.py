@@ -11,11 +11,13 @@ times killed and resumed once more, and compared with a run that was left alone.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -82,6 +84,7 @@ def run_training(config: Recipe, resume: bool) -> None:
     with open(os.devnull, "w") as nowhere, open(config.output_dir.with_suffix(".log"), "a") as log:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        faulthandler.enable(file=log)
         train(config, resume=resume)
 
 
@@ -146,6 +149,10 @@ def one_trial(stage: str, data: Path, folder: Path, rng: random.Random, seconds:
         counts["from the beginning" if last is None else f"epoch {(int(last.name.split('-')[1]) - 1) // 3 + 1}"] += 1
         process = start(run_training, config, True)
         process.join()
+        if process.exitcode < 0:  # it crashed by itself: named in the counts, and one more kill to come back from
+            counts[f"crashed with {signal.Signals(-process.exitcode).name}"] += 1
+            process = start(run_training, config, True)
+            process.join()
         if process.exitcode:
             return [f"resuming ended with {process.exitcode}: {run.with_suffix('.log').read_text()[-2000:]}"]
     return list(differences(run, folder / stage))
