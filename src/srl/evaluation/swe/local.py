@@ -29,10 +29,10 @@ from srl.evaluation.swe.grading import in_parallel
 from srl.evaluation.swe.instances import INSTANCES_FILE, SOURCES, Instance, instance_row
 from srl.evaluation.swe.mutations import Mutation, changes_the_program, find_mutations
 from srl.evaluation.swe.packages import Package, read_packages, unpacked
-from srl.evaluation.swe.progress import Counting
 from srl.evaluation.swe.sandbox import Limits, Sandbox
 from srl.evaluation.swe.testing import SuiteRun, run_tests
 from srl.files import check_output_folder, json_line, write_jsonl, write_text
+from srl.runs.progress import Progress
 
 PER_FUNCTION = 2
 """Instances of one function, at most."""
@@ -77,12 +77,12 @@ def make_instances(
     _open(out, json.loads(json.dumps(config)), resume=resume, overwrite=overwrite)
     shares = [count // len(packages) + (index < count % len(packages)) for index in range(len(packages))]
     tried = _Tried(out / "candidates.jsonl")
-    with Counting("instances", count) as counting:
+    with Progress("instances", count) as progress:
 
         def of_package(task: tuple[Package, int]) -> list[dict[str, object]]:
             package, share = task
             tree = unpacked(package, out / SOURCES, sdists)
-            return list(_verified(package, tree, share, seed, sandbox, tried, counting))
+            return list(_verified(package, tree, share, seed, sandbox, tried, progress))
 
         found = {
             rows[0]["repo"]: rows
@@ -126,7 +126,7 @@ class _Tried:
 
 
 def _verified(
-    package: Package, tree: Path, share: int, seed: int, sandbox: Sandbox, tried: _Tried, counting: Counting
+    package: Package, tree: Path, share: int, seed: int, sandbox: Sandbox, tried: _Tried, progress: Progress
 ) -> Iterator[dict[str, object]]:
     """The first `share` bugs of the package, in the order of the seed, that its tests see."""
     if not share:
@@ -149,7 +149,8 @@ def _verified(
         if candidate.reason is None:
             per_function[place] += 1
             found += 1
-            counting.one_more()
+            with tried.lock:  # packages are verified side by side
+                progress.update(progress.done + 1)
             yield _row(package, candidate, path, mutation, bug, fix)
             if found == share:
                 return

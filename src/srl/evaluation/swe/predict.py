@@ -25,11 +25,11 @@ from srl.evaluation.evaluate import date_of_prompts
 from srl.evaluation.samples import Mode
 from srl.evaluation.swe.instances import Instance, load_instances
 from srl.evaluation.swe.predictions import Prediction, PredictionKey, write_predictions
-from srl.evaluation.swe.progress import Counting
 from srl.evaluation.swe.protocols import REPAIR_SYSTEM_PROMPT, EndToEnd, OracleEdit, SweAttempt
 from srl.evaluation.swe.repository import Repository, find_repositories
 from srl.files import locked
 from srl.runs.folder import resolve_model
+from srl.runs.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,10 @@ def predict(
     with locked(folder):
         done = open_predictions(folder, config, resume=resume, overwrite=overwrite)
         plan = make_plan(instances, options)
-        with Counting("samples", len(plan), len(done)) as counting:
-            recorder = _Recorder(folder, options, repositories, done, counting)
+        with Progress("samples", len(plan), len(done)) as progress:
+            if done:
+                progress.line(f"{len(done)} of {len(plan)} samples are there already")
+            recorder = _Recorder(folder, options, repositories, done, progress)
             missing = [asked for asked in plan if asked.key not in done]
             if served and missing:
                 endpoint = Endpoint(path, str(model), options.max_tokens, request_seconds)
@@ -197,10 +199,10 @@ class _Recorder:
         options: PredictOptions,
         repositories: dict[str, Repository],
         done: dict[PredictionKey, Prediction],
-        counting: Counting,
+        progress: Progress,
     ) -> None:
         self.path, self.options, self.repositories = folder / "samples.jsonl", options, repositories
-        self.done, self.counting = done, counting
+        self.done, self.progress = done, progress
 
     def attempt(self, asked: Asked) -> SweAttempt:
         """The start of a sample."""
@@ -224,7 +226,7 @@ class _Recorder:
         completions = [reply.text for reply in attempt.replies]
         append(self.path, [{**asdict(prediction), "seed": asked.seed, "completions": completions}])
         self.done[asked.key] = prediction
-        self.counting.one_more()
+        self.progress.update(len(self.done))
 
 
 def _ask_engine(engine: BatchEngine, plan: list[Asked], recorder: _Recorder) -> None:

@@ -28,9 +28,9 @@ from srl.evaluation.swe.instances import Instance, load_instances
 from srl.evaluation.swe.official import official_verdict
 from srl.evaluation.swe.predict import instance_facts, open_predictions, read_done
 from srl.evaluation.swe.predictions import Prediction, PredictionKey, empty, gold, read_predictions
-from srl.evaluation.swe.progress import Counting
 from srl.evaluation.swe.sandbox import Limits, Sandbox
 from srl.files import locked, write_text
+from srl.runs.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,9 @@ def score(
     with locked(folder):
         graded = read_gradings(folder) if resume else start_gradings(folder, overwrite=overwrite)
         missing = [prediction for key, prediction in predictions.items() if key not in graded]
-        with Counting("predictions", len(predictions), len(graded)) as counting:
+        with Progress("predictions", len(predictions), len(graded)) as progress:
+            if graded:
+                progress.line(f"{len(graded)} of {len(predictions)} predictions are there already")
 
             def task(prediction: Prediction) -> Grading:
                 return grade(sandbox, known[prediction.instance_id], prediction, instances_path, limits)
@@ -91,7 +93,7 @@ def score(
                 write_log(folder, grading)
                 append(folder / "gradings.jsonl", [asdict(line)])
                 graded[grading.prediction.key] = line
-                counting.one_more(f"{sum(one.resolved for one in graded.values())} resolved")
+                progress.update(len(graded), f"{sum(one.resolved for one in graded.values())} resolved")
         results = write_scores(folder, instances, predictions, graded)
     if check_with_swebench:
         print_agreement(folder, known, predictions, graded)
