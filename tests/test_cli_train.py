@@ -23,7 +23,7 @@ def srl_run(tiny_student, tiny_data, tmp_path_factory):
     recipe = write_recipe(folder / "first.toml", model=tiny_student, data=tiny_data)
     done = srl("train", recipe)
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "first", done.stdout
+    return folder / "first", done.stdout + done.stderr
 
 
 def test_a_run_folder_explains_itself(srl_run, tiny_student):
@@ -44,6 +44,7 @@ def test_a_run_folder_explains_itself(srl_run, tiny_student):
         table.column_names
     )
     assert "step 4/4" in output
+    assert "missing keys" not in output  # of the tied output layer, which no checkpoint has
     assert not same(weights(run / "model"), weights(tiny_student / "model"))
 
 
@@ -52,6 +53,12 @@ def test_the_resolved_config_repeats_the_run(srl_run, tmp_path):
     done = srl("train", run / "config.toml", "--output-dir", tmp_path / "again")
     assert done.returncode == 0, done.stderr[-3000:]
     assert same(weights(run / "model"), weights(tmp_path / "again/model"))
+
+
+def test_flags_that_do_not_fit_the_recipe_are_one_line(tiny_model, tiny_data, tmp_path):
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_model, data=tiny_data)
+    done = srl("train", recipe, "--checkpoints.save-steps", "3")
+    assert_one_line(done, "checkpoints.save_steps must be a multiple of validation.eval_steps")
 
 
 @pytest.mark.parametrize("steps", ["-1", "3"])

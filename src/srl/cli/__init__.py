@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from pydantic import ValidationError
 
 from srl import __version__
 from srl.cli.compare import Compare
@@ -24,7 +25,7 @@ from srl.cli.steps import Steps
 from srl.cli.swe import Swe
 from srl.cli.train import Train
 from srl.errors import UserError, disk_fault
-from srl.runs.recipe import read_recipe
+from srl.runs.recipe import Recipe, explain, read_recipe
 
 Command = (
     Annotated[Steps, tyro.conf.subcommand("steps")]
@@ -50,19 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"srl {__version__}")
         return
     try:
-        with_recipe = {"train": Train, "plan": Plan}.get(arguments[0]) if arguments else None
-        if with_recipe and len(arguments) > 1 and not arguments[1].startswith("-"):
-            default = with_recipe(read_recipe(Path(arguments[1])))
-            prog = f"srl {arguments[0]} RECIPE"
-            command: Command = tyro.cli(with_recipe, args=arguments[2:], default=default, prog=prog)
-        else:
-            command = tyro.cli(
-                Command,
-                args=arguments,
-                prog="srl",
-                description=f"Supervised Reinforcement Learning: teach a small model to reason from expert steps "
-                f"(srl {__version__}).",
-            )
+        command = _parsed(arguments)
         command.run()
     except UserError as error:
         print(f"srl: {error}", file=sys.stderr)
@@ -75,6 +64,23 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"srl: stopped{_remedy(arguments)}", file=sys.stderr)
         sys.exit(130)
+
+
+def _parsed(arguments: list[str]) -> Command:
+    """The command that is meant. After `srl train RECIPE` and `srl plan RECIPE`, flags override the recipe's keys.
+
+    Raises:
+        UserError: no such recipe; a value that does not fit the others.
+    """
+    with_recipe = {"train": Train, "plan": Plan}.get(arguments[0]) if arguments else None
+    if with_recipe and len(arguments) > 1 and not arguments[1].startswith("-"):
+        default = with_recipe(read_recipe(Path(arguments[1])))
+        try:
+            return tyro.cli(with_recipe, args=arguments[2:], default=default, prog=f"srl {arguments[0]} RECIPE")
+        except ValidationError as error:
+            raise UserError(f"{arguments[1]} with these flags: {explain(Recipe, error)}") from None
+    about = f"Supervised Reinforcement Learning: teach a small model to reason from expert steps (srl {__version__})."
+    return tyro.cli(Command, args=arguments, prog="srl", description=about)
 
 
 def _remedy(arguments: list[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -14,26 +13,14 @@ from rich.text import Text
 
 from srl.data.report import Report
 from srl.files import read_rows
-
-SECONDS_BETWEEN_LINES = 10.0
+from srl.runs.progress import Progress
 
 
 @contextmanager
 def counting() -> Iterator[Callable[[Report], None]]:
-    """Yield a function to tell the counts to: a live line on a terminal, else a line now and then."""
-    started = shown = time.monotonic()
-    terminal = sys.stderr.isatty()
-
-    def watch(report: Report) -> None:
-        nonlocal shown
-        if (now := time.monotonic()) - shown > (0.2 if terminal else SECONDS_BETWEEN_LINES):
-            shown = now
-            line = f"read {report.read:,} trajectories, kept {report.kept:,}, {now - started:.0f} s"
-            print(f"\r{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
-
-    yield watch
-    if terminal and shown > started:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    """Yield a function to tell the counts to."""
+    with Progress("trajectory", None, stream=sys.stderr) as progress:
+        yield lambda report: progress.update(report.read, f"kept {report.kept:,}")
 
 
 def show_instances(path: Path, count: int) -> None:

@@ -9,8 +9,9 @@ from datetime import timedelta
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -33,11 +34,11 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.stream.isatty():
-            columns = (TextColumn(self.what), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
-            console = Console(file=self.stream)
-            self._bar = Bar(*columns, _Eta(self), TextColumn("{task.description}", markup=False), console=console)
+            text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
+            columns = (_fixed("{task.fields[what]}"), BarColumn(16), _fixed("{task.fields[count]}"), _Eta(self), text)
+            self._bar = Bar(*columns, console=Console(file=self.stream), expand=True)
             self._bar.start()
-            self._bar.add_task("", total=self.total, completed=int(self.done), count=self._count)
+            self._bar.add_task("", total=self.total, completed=int(self.done), what=self.what, count=self._count)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,12 +47,14 @@ class Progress:
 
     def update(self, done: float, text: str = "", total: float | None = None) -> None:
         """So much is done, and what there is to say about it."""
+        moved = done != self.done
+        if moved:
+            self._recent.append((time.monotonic(), float(done)))
         self.done, self.total = done, self.total if total is None else total
-        self._recent.append((time.monotonic(), float(done)))
         if self._bar:
             task = self._bar.tasks[0].id
             self._bar.update(task, completed=done, total=self.total, description=text, count=self._count)
-        elif self._is_due():
+        elif (moved and done == self.total) or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             eta = "" if self.remaining is None or done == self.total else f"  {self.remaining} left"
             self._print(f"{self.what} {self._count}  {text}".rstrip() + eta)
@@ -75,18 +78,19 @@ class Progress:
     def _count(self) -> str:
         return f"{self.done:,.0f}" if self.total is None else f"{self.done:,.0f}/{self.total:,.0f}"
 
-    def _is_due(self) -> bool:
-        return self.done == self.total or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES
-
     def _print(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
+
+
+def _fixed(text: str) -> TextColumn:
+    return TextColumn(text, table_column=Column(no_wrap=True))
 
 
 class _Eta(ProgressColumn):
     """`Progress.remaining`, for the bar."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self.progress = progress
 
     def render(self, task: Task) -> Text:

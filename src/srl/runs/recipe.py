@@ -275,7 +275,7 @@ def from_values(model: type[Read], values: dict[str, Any], name: str) -> Read:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{name}: {_explain(model, error)}") from None
+        raise UserError(f"{name}: {explain(model, error)}") from None
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
@@ -284,7 +284,7 @@ def _is_deeper(value: Any, depth: int) -> bool:
     return any(depth == 0 or _is_deeper(one, depth - 1) for one in inner)
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
+def explain(model: type[BaseModel], error: ValidationError) -> str:
     """The first problem in one line; a misspelt key comes before the missing one that it stands for."""
     problems = error.errors()
     problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from threading import Thread
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from srl.errors import UserError
 from srl.files import LOCK, clear_folder, locked, write_text
 from srl.runs.environment import environment
+from srl.runs.progress import Progress
 from srl.runs.recipe import from_values
 from srl.study.domain import write_problems
 from srl.study.experiment import Experiment, read_experiment
@@ -107,28 +104,17 @@ def _end_with_parent() -> None:
 
 
 def _work(pool: ProcessPoolExecutor, jobs: Mapping[Path, Job], n_jobs: int) -> None:
-    """Do what is not yet done, each job when all it needs has ended; a line as each ends, and a bar on a terminal."""
+    """Do what is not yet done, each job when all it needs has ended; a line as each ends."""
     waiting = {folder: job for folder, job in jobs.items() if not is_done(job)}
     running: dict[Future[str], Job] = {}
-    started, n_missing = time.monotonic(), len(waiting)
-    columns = (
-        TextColumn("runs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(), disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("", total=n_missing)
+    n_missing = len(waiting)
+    with Progress("run", n_missing) as progress:
         while waiting or running:
             ready = [job for job in waiting.values() if all(map(is_done, job.needs))]
             for job in ready[: n_jobs - len(running)]:
                 running[pool.submit(job.work)] = waiting.pop(job.folder)
-            bar.update(task, description=", ".join(job.name for job in running.values()))
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name, said = running.pop(future).name, future.result()
-                n_done = n_missing - len(waiting) - len(running)
-                minutes = (time.monotonic() - started) / 60 / n_done * (n_missing - n_done)
-                bar.advance(task)
-                line = f"{name}: {said}  [{n_done} of {n_missing}, about {minutes:.0f} min left]"
-                bar.console.print(line, markup=False, soft_wrap=True)
+                progress.line(f"{name}: {said}")
+            n_done = n_missing - len(waiting) - len(running)
+            progress.update(n_done, ", ".join(job.name for job in running.values()))

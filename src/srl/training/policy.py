@@ -27,6 +27,7 @@ def load_policy(recipe: Recipe, path: str, chat: Chat) -> Any:
     """
     model = load_model(path, getattr(torch, recipe.model.dtype), chat.tokenizer, **recipe.model_init_kwargs)
     model.generation_config.eos_token_id = list(chat.end_ids)
+    model._keys_to_ignore_on_save.update(model.all_tied_weights_keys)  # or transformers misses them in checkpoints
     if recipe.model.disable_dropout:
         _disable_dropout(model)
     return model

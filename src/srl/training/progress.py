@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from srl.runs.folder import RunFolder
+from srl.runs.progress import Progress
 
 SHOWN = {
     "reward_before_filtering": "reward {:.3f}",
@@ -35,30 +24,32 @@ SHOWN_OF_SFT = {
 }
 """The few of TRL's and our metrics that are shown while waiting. (GRPO's loss says nothing: it starts at 0.)"""
 
-SECONDS_BETWEEN_LINES = 5.0
-
 
 class RunProgress(TrainerCallback):
-    """A bar with ETA on a terminal, plain lines otherwise; every logged metric to metrics.jsonl. Rank 0 only.
+    """Progress of a run, and every logged metric to metrics.jsonl. Rank 0 only.
 
     On all ranks it also ends the run, with evaluation and checkpoint as they are due, once `max_num_tokens` are used.
     """
 
     def __init__(self, run: RunFolder, max_num_tokens: int = 0) -> None:
         self.run, self.max_num_tokens = run, max_num_tokens
-        self.bar: Progress | None = None
-        self.started = self.last_line = 0.0
-        self.first_step = 0
+        self.progress: Progress | None = None
         self.share_of_tokens = 0.0
+        self.n_evaluated = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock, and the bar on a terminal."""
-        self.started, self.first_step = time.monotonic(), state.global_step
-        if state.is_world_process_zero and sys.stdout.isatty():
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=Console())
-            self.bar.start()
-            self.bar.add_task("", total=None if self.max_num_tokens else state.max_steps, completed=state.global_step)
+        """Show that training starts."""
+        if state.is_world_process_zero:
+            self.progress = Progress("step", state.max_steps, state.global_step).__enter__()
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, eval_dataloader: Any, **_: Any
+    ) -> None:
+        """Show how far an evaluation is."""
+        self.n_evaluated += 1
+        if self.progress:
+            text = f"held-out batch {self.n_evaluated}/{len(eval_dataloader)}"
+            self.progress.update(state.global_step, text, self._expected_steps(state))
 
     def on_log(
         self,
@@ -81,40 +72,26 @@ class RunProgress(TrainerCallback):
             losses = [line["loss"] for line in state.log_history if "loss" in line]
             logs = logs | {"train_loss": sum(losses) / max(1, len(losses))}
         self.run.append_metrics({"step": state.global_step, **logs})
-        forms = SHOWN if {"reward", "eval_reward"} & logs.keys() else SHOWN_OF_SFT
-        shown = [form.format(logs[name]) for name, form in forms.items() if logs.get(name) is not None]
-        evaluated = any(name.startswith("eval_") for name in logs)
-        if self.bar and evaluated:
-            self.bar.console.print(f"step {state.global_step}: {', '.join(shown)}")
-        elif self.bar:
-            total = round(state.global_step / self._share_done(state))
-            self.bar.update(
-                self.bar.tasks[0].id, completed=state.global_step, total=total, description=", ".join(shown)
-            )
-        elif shown and (evaluated or self._is_due(state)):
-            print(
-                f"step {state.global_step}/{state.max_steps}  {', '.join(shown)}{self._remaining(state)}",
-                flush=True,
-            )
+        self._show(logs, state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take the bar away."""
-        if self.bar:
-            self.bar.stop()
+        if self.progress:
+            self.progress.__exit__()
 
-    def _is_due(self, state: TrainerState) -> bool:
-        due = state.global_step >= state.max_steps or time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES
-        if due:
-            self.last_line = time.monotonic()
-        return due
+    def _show(self, logs: dict[str, float], state: TrainerState) -> None:
+        forms = SHOWN if {"reward", "eval_reward"} & logs.keys() else SHOWN_OF_SFT
+        shown = ", ".join(form.format(logs[name]) for name, form in forms.items() if logs.get(name) is not None)
+        if not shown or not self.progress:
+            return
+        if any(name.startswith("eval_") for name in logs):
+            self.n_evaluated = 0
+            self.progress.line(f"step {state.global_step}/{state.max_steps}  {shown}")
+        else:
+            self.progress.update(state.global_step, shown, self._expected_steps(state))
 
-    def _remaining(self, state: TrainerState) -> str:
-        share, before = self._share_done(state), self.first_step / state.max_steps
-        if share >= 1 or state.global_step == self.first_step:
-            return ""
-        seconds = (time.monotonic() - self.started) / (share - before) * (1 - share)
-        return f"  {timedelta(seconds=round(seconds))} left"
-
-    def _share_done(self, state: TrainerState) -> float:
-        """By steps or by tokens, whichever will end the run first."""
-        return max(state.global_step / state.max_steps, self.share_of_tokens)
+    def _expected_steps(self, state: TrainerState) -> int:
+        """Steps until the run ends, by steps or by tokens, whichever comes first."""
+        if not self.share_of_tokens:
+            return state.max_steps
+        return min(state.max_steps, max(state.global_step, round(state.global_step / self.share_of_tokens)))
