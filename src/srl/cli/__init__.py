@@ -16,9 +16,9 @@ from srl import __version__
 from srl.cli.compare import Compare
 from srl.cli.doctor import Doctor
 from srl.cli.evaluate import Evaluate
-from srl.cli.experiment import Demo, Experiment, Tiny
+from srl.cli.experiment import Demo, ExperimentCommand, Tiny
 from srl.cli.plan import Plan
-from srl.cli.report import Report
+from srl.cli.report import ReportCommand
 from srl.cli.rewrite import Rewrite
 from srl.cli.sample import Sample
 from srl.cli.steps import Steps
@@ -36,8 +36,8 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Swe, tyro.conf.subcommand("swe")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Experiment, tyro.conf.subcommand("experiment")]
+    | Annotated[ReportCommand, tyro.conf.subcommand("report")]
+    | Annotated[ExperimentCommand, tyro.conf.subcommand("experiment")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Tiny, tyro.conf.subcommand("tiny")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]

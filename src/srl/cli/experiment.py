@@ -11,7 +11,7 @@ from srl.errors import UserError
 
 
 @dataclass(frozen=True)
-class Experiment:
+class ExperimentCommand:
     """Train all arms of an experiment under one protocol, and compare them on problems that none of them saw."""
 
     experiment: tyro.conf.Positional[Path]

@@ -9,7 +9,7 @@ import tyro
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportCommand:
     """Write one HTML page about runs and evaluations: curves, results, every rollout. Opens offline."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
