@@ -7,6 +7,8 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from srl.errors import UserError, disk_fault
 from srl.runs.checkpoints import problem_with, rotate, step_of, write_manifest
 from srl.runs.folder import RunFolder
-from srl.runs.recipe import Checkpoints, Data, Model, Optim, Recipe, Rollout, Sft, Validation
+from srl.runs.recipe import Checkpoints, Data, Model, Optim, Recipe, Rollout, Sft, Validation, recipe_toml
 from srl.training.attend import attended
 from srl.training.train import train
 
@@ -219,6 +221,36 @@ def test_a_run_that_goes_on_is_locked_and_a_signal_saves_it(tiny_model, tiny_dat
     assert run.metrics[-1]["step"] == step_of(run.last_checkpoint)
     assert not (run.path / ".lock").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+IN_A_LONG_STEP = """
+import sys, time
+from pathlib import Path
+from transformers import TrainerCallback
+from srl.runs.recipe import read_recipe
+from srl.training import signals, train
+
+class LongStep(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 2:
+            Path(sys.argv[2]).touch()
+            time.sleep(300)
+
+signals.GRACE_SECONDS = 1.0
+usual = train.run_callbacks
+train.run_callbacks = lambda recipe: [*usual(recipe), LongStep()]
+train.train(read_recipe(Path(sys.argv[1])))
+"""
+
+
+def test_a_step_that_takes_too_long_is_not_waited_for(tiny_model, tiny_data, tmp_path):
+    (tmp_path / "r.toml").write_text(recipe_toml(without_end(tmp_path / "run", tiny_model, tiny_data)))
+    command = [sys.executable, "-c", IN_A_LONG_STEP, str(tmp_path / "r.toml"), str(tmp_path / "long")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    with once((tmp_path / "long").exists, process.terminate):
+        _, said = process.communicate(timeout=150)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM: this step is lost; checkpoint-2 is kept; go on with: srl train" in said
 
 
 # --- the disk -----------------------------------------------------------------------------------------

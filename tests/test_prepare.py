@@ -50,6 +50,14 @@ def test_a_data_folder(tmp_path):
     assert json.loads((tmp_path / "out/report.json").read_text())["kept"] == 2
 
 
+def test_an_answer_that_takes_too_long_to_compare_is_not_called_wrong(tmp_path):
+    rows = [{"problem": "1+2?", "solution": solution(r"\boxed{9^{9^{9^{9}}}}"), "gold": "3"}]
+    rows += [{"problem": "1+1?", "solution": solution(2), "gold": "2"}]
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    report = prepare(Source(tmp_path / "s.jsonl", columns=Columns(answer="gold")), tmp_path / "out", ALL)
+    assert report.dropped == {"final answer not compared": 1}
+
+
 def test_wrong_answers_are_kept_when_asked(tmp_path):
     write_jsonl(tmp_path / "s.jsonl", [{"problem": "1+2?", "solution": solution(4), "gold": "3"}])
     options = StepOptions(hold_out=0.0, keep_wrong=True)

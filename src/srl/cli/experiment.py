@@ -48,7 +48,7 @@ class Demo:
 
     def run(self) -> None:
         """Run the whole demo."""
-        Experiment(Path("demo"), self.out, self.seeds, self.jobs, self.overwrite).run()
+        ExperimentCommand(Path("demo"), self.out, self.seeds, self.jobs, self.overwrite).run()
 
 
 @dataclass(frozen=True)

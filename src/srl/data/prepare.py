@@ -24,7 +24,7 @@ from srl.errors import UserError
 from srl.files import RowWriter, new_folder, write_text
 from srl.records import Problem, StepInstance, Trajectory
 from srl.rewards.answer_text import known_answer
-from srl.rewards.answers import are_correct
+from srl.rewards.answers import judge
 
 CHUNK = 256
 """Written solutions whose answers are checked together: enough to keep all cores busy, few enough to hold."""
@@ -257,22 +257,29 @@ def _is_unsettled(item: Item) -> bool:
 
 def _settled(items: list[Item], keep_wrong: bool) -> Iterator[Item]:
     open_cases = [item for item in items if isinstance(item, Trajectory) and _is_unsettled(item)]
-    verdicts = iter(are_correct([full_solution(t) for t in open_cases], [str(t.answer) for t in open_cases]))
+    verdicts = iter(judge([full_solution(t) for t in open_cases], [str(t.answer) for t in open_cases]))
     for item in items:
+        failure = None
         if isinstance(item, Trajectory) and _is_unsettled(item):
-            item = replace(item, verified=next(verdicts))
-        if isinstance(item, Trajectory | StepInstance) and item.verified is False and not keep_wrong:
-            item = _without_wrong(item)
+            correct, _, failure = next(verdicts)
+            item = replace(item, verified=None if failure else correct)
+        if isinstance(item, Trajectory | StepInstance) and (failure or item.verified is False) and not keep_wrong:
+            item = _without_wrong(item, failure)
         yield item
 
 
-def _without_wrong(item: Trajectory | StepInstance) -> Item:
-    """What is left of a wrong solution or a failed run: a problem without steps is as good as before."""
+def _without_wrong(item: Trajectory | StepInstance, failure: str | None) -> Item:
+    """What is left of a wrong solution or a failed run: a problem without steps is as good as before.
+
+    `failure`: why the answer could not be compared, if that is what is wrong with it.
+    """
     where = item.metadata["where"]
     if isinstance(item, StepInstance):
         return Dropped(where, "marked as wrong", "")
     if not item.steps:
         return replace(item, conclusion=None, metadata={**item.metadata, "wrong_solution": True})
+    if failure:
+        return Dropped(where, "final answer not compared", failure)
     reason = "failed run" if item.in_environment else "wrong final answer"
     return Dropped(where, reason, f"expected {item.answer}" if item.answer else "")
 
