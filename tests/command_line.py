@@ -27,6 +27,7 @@ prompts_per_step = 4
 num_generations = 4
 max_completion_length = 12
 max_refills = 1
+min_well_formed = 0
 [sft]
 target = "{target}"
 rows_per_step = 16

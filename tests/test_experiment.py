@@ -52,7 +52,7 @@ recipe = "tiny-srl"
 data = "expert"
 learning_rates = [1e-4]
 changes.optim = {{ max_steps = 2, per_device_train_batch_size = 8 }}
-changes.rollout = {{ prompts_per_step = 2, num_generations = 4, dynamic_sampling = false }}
+changes.rollout = {{ prompts_per_step = 2, num_generations = 4, dynamic_sampling = false, min_well_formed = 0 }}
 changes.checkpoints.save_steps = 1
 
 [arms.base]

@@ -50,7 +50,11 @@ recipe = "tiny-rlvr"
 data = "own"
 learning_rates = [1e-4]
 changes.optim = {{ max_steps = 1, per_device_train_batch_size = 8 }}
-changes.rollout = {{ prompts_per_step = 2, num_generations = 4, max_completion_length = 8, dynamic_sampling = false }}
+changes.rollout.prompts_per_step = 2
+changes.rollout.num_generations = 4
+changes.rollout.max_completion_length = 8
+changes.rollout.dynamic_sampling = false
+changes.rollout.min_well_formed = 0
 changes.checkpoints.save_steps = 1
 
 [arms.base]

@@ -33,7 +33,9 @@ def recipe(folder, model, data, stage="sft", **changed):
         "model": Model(model_name_or_path=str(model)),
         "data": Data(path=data),
         "optim": Optim(learning_rate=1e-3, max_steps=4, per_device_train_batch_size=16),
-        "rollout": Rollout(prompts_per_step=4, num_generations=4, max_completion_length=8, max_refills=1),
+        "rollout": Rollout(
+            prompts_per_step=4, num_generations=4, max_completion_length=8, max_refills=1, min_well_formed=0
+        ),
         "sft": Sft(rows_per_step=16),
         "validation": Validation(eval_steps=0),
         "checkpoints": Checkpoints(save_steps=1, save_total_limit=3),

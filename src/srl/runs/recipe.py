@@ -107,6 +107,13 @@ class Rollout(_Table):
     dynamic_sampling: bool = Field(True, description="Train only on informative groups, and refill the batch.")
     min_reward_std: float = Field(0.01, ge=0, description="A group with a std of rewards above this is informative.")
     max_refills: int = Field(10, ge=0, description="Extra sampling rounds before training on a batch that is not full.")
+    min_well_formed: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Stop before the first optimizer step if a smaller share of the first completions is well formed. "
+        "0: never.",
+    )
     step_order: Literal["shuffle", "trajectory"] = Field(
         "shuffle",
         description="Batches of single steps, as in the paper, or of whole trajectories, which share more.",

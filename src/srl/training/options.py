@@ -91,7 +91,7 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
     if recipe.stage == "sft":
         options |= {"max_length": None, "completion_only_loss": True}  # prompts are checked, not cut
     else:
-        options |= rollout.model_dump(exclude={"prompts_per_step"})
+        options |= rollout.model_dump(exclude={"prompts_per_step", "min_well_formed"})
         options |= {"num_generations_eval": validation.num_generations}
         options |= {"expert_logprob_gain": recipe.reward.expert_logprob_weight > 0}
         if recipe.reward.format_term == "separate":

@@ -17,6 +17,7 @@ from srl.errors import UserError
 from srl.files import arrow_schema
 from srl.rewards.answer_text import known_answer
 from srl.runs.recipe import Recipe
+from srl.training.preflight import say_if_thoughts_are_missing
 
 FEATURES = {kind: Features.from_arrow_schema(arrow_schema(columns)) for kind, columns in COLUMNS.items()}
 """Guessed types would break where a column is empty for the first 10 MB."""
@@ -47,6 +48,8 @@ def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = No
     if recipe.stage == "srl" and split == "train" and recipe.rollout.share_prefix == "trajectory":
         _say_where_prefixes_break(rows, chat, path)
     if recipe.stage == "sft":
+        if split == "train" and recipe.row_kind == "steps":
+            say_if_thoughts_are_missing(rows, path)
         others = [name for name in rows.column_names if name != "prompt"]
         rows = rows.map(partial(_sft_row, chat), remove_columns=others)
     limit = recipe.validation.max_rows if split == "validation" else 0

@@ -37,6 +37,7 @@ from srl.training.checkpoints import reading
 from srl.training.config import SRLConfig
 from srl.training.options import fit_to_data, trainer_config, trainer_options
 from srl.training.policy import load_policy, lora, max_positions, save_model
+from srl.training.preflight import Preflight
 from srl.training.rows import load_rows
 from srl.training.signals import stopping_at_signals
 from srl.training.trainer import SRLTrainer
@@ -118,6 +119,8 @@ def build_trainer(
         trainer = SFTTrainer(args=config, **common)
     else:
         trainer = SRLTrainer(args=config, reward_funcs=_rewards(recipe, chat), chat=chat, **common)
+        trainer.preflight = Preflight(recipe, chat)
+        trainer.add_callback(trainer.preflight)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -42,6 +42,7 @@ from srl.training.config import SRLConfig
 from srl.training.dynamic_sampling import RefillCursor, is_informative, refill_size
 from srl.training.expert_logprobs import expert_logprob_gains
 from srl.training.held_out import RowMeans
+from srl.training.preflight import Preflight
 from srl.training.rollouts import Group, Rollout, add_rollouts, empty_table, share_out, weighted_sum
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class SRLTrainer(ChatTrainer, SharedPrefixTrainer):
     _replayed: list[Group] | None = None
     _evaluated: RowMeans | None = None
     _table_is_written = False
+    preflight: Preflight | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -216,6 +218,8 @@ class SRLTrainer(ChatTrainer, SharedPrefixTrainer):
         if evaluated:
             evaluated.add(rewards_BF, self._pending_metrics)
             self._pending_metrics.clear()
+        if self.preflight:
+            self.preflight.look(self, rows, completion_ids, completions, rewards_BF)
         self._reward_seconds += time.perf_counter() - start
         return rewards_BF
 
