@@ -45,7 +45,7 @@ def test_a_run_folder_explains_itself(srl_run, tiny_student):
     )
     assert "step 4/4" in output
     assert "missing keys" not in output  # of the tied output layer, which no checkpoint has
-    assert not same(weights(run / "model"), weights(tiny_student / "model"))
+    assert not same(weights(run / "checkpoint-4"), weights(tiny_student / "model"))
 
 
 def test_the_resolved_config_repeats_the_run(srl_run, tmp_path):
@@ -293,7 +293,7 @@ def test_a_report_shows_what_training_logged(srl_run, tiny_student, tmp_path):
     assert_one_line(srl("report", tmp_path, "--out", tmp_path / "s.html"), "neither a run folder")
 
 
-def test_a_trained_model_has_a_card(srl_run, tiny_student, tiny_data):
+def test_a_trained_model_has_a_card_that_names_no_folder_of_this_machine(srl_run, tiny_student, tiny_data):
     from huggingface_hub import ModelCard
 
     run, _ = srl_run
@@ -301,16 +301,22 @@ def test_a_trained_model_has_a_card(srl_run, tiny_student, tiny_data):
     assert (card.data.library_name, card.data.tags, card.data.base_model) == ("transformers", ["srl", "trl"], None)
     assert card.data.get("license") is None
     evaluated = [line for line in metrics(run) if "eval_reward" in line]
-    best = max(line["eval_reward"] for line in evaluated)
+    facts = json.loads((run / "run.json").read_text())
+    kept = next(line for line in evaluated if line["step"] == facts["best_step"])
     for fact in (
-        f"| reward | {evaluated[0]['eval_reward']:.3f} | {best:.3f} |",
-        f"for 4 optimizer steps on `{tiny_data}`, made of `{tiny_data.parent / 'trajectories.jsonl'}`",
+        "Means over 16 held-out rows",
+        f"| reward | {evaluated[0]['eval_reward']:.3f} | {kept['eval_reward']:.3f} |",
+        f"for 4 optimizer steps on `{tiny_data.name}`, made of `trajectories.jsonl`",
         '"content": "Question: What is 6 times 7, plus 1?\\n\\nSolution:\\n"',
         "arXiv:2510.25992",
         "trl 1.16",
-        (run / "config.toml").read_text().strip(),
+        'output_dir = "first"',
+        "learning_rate = 0.001",
     ):
         assert fact in card.text
+    assert str(tiny_data.parent) not in card.content
+    assert str(run.parent) not in card.content
+    assert not (run / "README.md").exists()  # TRL's own
     sft = ModelCard.load(tiny_student / "model/README.md")
     assert sft.data.tags == ["srl", "trl", "sft"]
     assert "Nothing was held out" in sft.text

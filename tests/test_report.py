@@ -52,6 +52,7 @@ def test_curves_facts_and_the_command_to_repeat_a_run(tmp_path):
     assert first["held_out"] == {
         "best_step": 3,
         "means": {"reward": [0.25, 0.75], "steps equal to the expert's": [0.125, 0.5]},
+        "n_rows": None,
     }
     assert first["repeat"] == f"srl train '{runs[0]}/config.toml' --output-dir runs/again"
     assert first["started_by"] == "srl train 'a b.toml'"

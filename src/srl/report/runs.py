@@ -50,7 +50,7 @@ class Run:
             "finished": self.is_finished,
             "last_step": max((line["step"] for line in self.metrics), default=None),
             "seconds": next((line["train_runtime"] for line in self.metrics[::-1] if "train_runtime" in line), None),
-            "held_out": (found := held_out(self.metrics)) and found._asdict(),
+            "held_out": (found := held_out(self.metrics, self.facts)) and found._asdict(),
             "facts": {key: value for key, value in self.facts.items() if key != "command"},
             "started_by": shlex.join(map(str, command)) if isinstance(command, list) else None,
             "repeat": shlex.join(["srl", "train", str(self.folder / "config.toml"), "--output-dir", "runs/again"]),

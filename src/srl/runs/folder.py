@@ -11,7 +11,8 @@ model/            the trained model, for `from_pretrained` (LoRA already merged;
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -186,24 +187,49 @@ class HeldOut(NamedTuple):
     """What training changed on held-out problems."""
 
     best_step: int
-    """Of the model that is kept."""
+    """Of the model that is kept; 0: the start."""
     means: dict[str, tuple[float, float]]
     """What is measured (a value of `HELD_OUT`) -> before training, and of the model that is kept."""
+    n_rows: int | None = None
+    """Held-out rows; None for runs that did not note it."""
 
 
-def held_out(metrics: Sequence[dict[str, Any]]) -> HeldOut | None:
-    """What metrics.jsonl says of the held-out problems; None if there were none."""
-    evaluations = [line for line in metrics if line.get("eval_reward") is not None]
-    if evaluations:
-        best = max(evaluations, key=lambda line: line["eval_reward"])
-    elif evaluations := [line for line in metrics if line.get("eval_loss") is not None]:
-        best = min(evaluations, key=lambda line: line["eval_loss"])
+def held_out(metrics: Sequence[dict[str, Any]], facts: Mapping[str, Any]) -> HeldOut | None:
+    """What a run's metrics.jsonl says of its held-out problems, for the model that run.json says is kept.
+
+    Of a run that has not finished: for the best so far. None if nothing was held out, or the kept model not evaluated.
+    """
+    evaluations = evaluated(metrics)
+    if not evaluations:
+        return None
+    kept: dict[str, Any] | None = None
+    if "finished_steps" not in facts:
+        for line in evaluations:
+            kept = line if kept is None or is_better(line, kept) else kept
     else:
+        step = facts.get("best_step")
+        step = facts["finished_steps"] if step is None else step
+        kept = next((line for line in evaluations if line["step"] == step), None)
+    if kept is None:
         return None
     before = evaluations[0]
-    both = [name for name in HELD_OUT if before.get(name) is not None and best.get(name) is not None]
+    both = [name for name in HELD_OUT if before.get(name) is not None and kept.get(name) is not None]
     shown = [name for name in both if name != "eval_loss" or "eval_reward" not in both]  # GRPO's loss says nothing
-    return HeldOut(best["step"], {HELD_OUT[name]: (before[name], best[name]) for name in shown})
+    means = {HELD_OUT[name]: (before[name], kept[name]) for name in shown}
+    return HeldOut(kept["step"], means, facts.get("held_out_rows"))
+
+
+def evaluated(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that evaluations wrote; the first is that of the start."""
+    return [line for line in metrics if line.get("eval_reward") is not None or line.get("eval_loss") is not None]
+
+
+def is_better(line: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether one evaluation is strictly better than another: by reward or, in SFT, by loss."""
+    if line.get("eval_reward") is not None and other.get("eval_reward") is not None:
+        return bool(line["eval_reward"] > other["eval_reward"])
+    loss, other_loss = (one["eval_loss"] if one.get("eval_loss") is not None else math.inf for one in (line, other))
+    return bool(loss < other_loss)
 
 
 def resolve_model(name_or_path: str) -> str:

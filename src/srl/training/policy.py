@@ -13,7 +13,8 @@ from transformers import AutoConfig, Trainer
 
 from srl.chat.tokenizer import Chat
 from srl.errors import UserError
-from srl.runs.folder import RunFolder
+from srl.runs.checkpoints import step_of
+from srl.runs.folder import RunFolder, evaluated, held_out, is_better
 from srl.runs.model import load_model, loading
 from srl.runs.recipe import Recipe, suggest
 from srl.training.model_card import write_model_card
@@ -82,26 +83,55 @@ def _check_modules(model: Any, wanted: list[str]) -> None:
 
 
 def save_model(recipe: Recipe, trainer: Trainer, model_path: str, chat: Chat, processes: PartialState) -> Path:
-    """Write `model/` whole or not at all. LoRA is merged, so that a later stage starts from what was trained."""
+    """Write `model/` whole or not at all. LoRA is merged, so that a later stage starts from what was trained.
+
+    It holds the weights of the best checkpoint; those of the start where no checkpoint was better on held-out rows.
+    """
     folder = recipe.output_dir
     written = folder / ".model"
     trainer.save_model(str(written))
     processes.wait_for_everyone()
     if processes.is_main_process:
+        run = RunFolder(folder)
+        kept = _kept_step(trainer, evaluated(run.metrics))
         if recipe.model.use_peft:
             shutil.rmtree(folder / "adapter", ignore_errors=True)
             written.rename(folder / "adapter")
-            base = load_policy(recipe, model_path, chat)
-            PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(written)
+        if recipe.model.use_peft or kept == 0:
+            policy = load_policy(recipe, model_path, chat)
+            if kept:
+                policy = PeftModel.from_pretrained(policy, folder / "adapter").merge_and_unload()
+            else:
+                shutil.rmtree(folder / "adapter", ignore_errors=True)
+            policy.save_pretrained(written)
             trainer.processing_class.save_pretrained(written)
-        write_model_card(recipe, written, trainer.state.global_step)
+        metric = trainer.state.best_metric if kept else None
+        run.add_facts(finished_steps=trainer.state.global_step, best_step=kept, best_metric=metric)
+        write_model_card(recipe, written)
         written.rename(folder / "model")
-        state = trainer.state
-        RunFolder(folder).add_facts(
-            finished_steps=state.global_step,
-            best_step=state.best_global_step,
-            best_metric=state.best_metric,
-        )
-        print(f"wrote {folder / 'model'}/", flush=True)
+        print(f"wrote {folder / 'model'}/{_described(run, kept)}", flush=True)
     processes.wait_for_everyone()
     return folder / "model"
+
+
+def _kept_step(trainer: Trainer, evaluations: list[dict[str, Any]]) -> int:
+    """The step of the weights to keep: of the checkpoint that transformers has loaded as the best, or the last.
+
+    0 if the start was better: transformers compares checkpoints, and the start is none.
+    """
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    step = step_of(Path(best)) if best else trainer.state.global_step
+    of_step = next((line for line in evaluations if line["step"] == step), None)
+    start = next((line for line in evaluations if line["step"] == 0), None)
+    return 0 if start and of_step and is_better(start, of_step) else step
+
+
+def _described(run: RunFolder, kept: int) -> str:
+    """Which weights they are, where there was a choice."""
+    found = held_out(run.metrics, run.facts)
+    if found is None:
+        return ""
+    name, (before, after) = next(iter(found.means.items()))
+    if kept == 0:
+        return f": the weights of the start, for no checkpoint was better on held-out rows ({name} {before:.3f})"
+    return f": the weights of step {kept} (held-out {name} {after:.3f}, at the start {before:.3f})"

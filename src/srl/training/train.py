@@ -78,6 +78,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         if processes.is_main_process:
             prompts = trained_prompts(recipe)
             run.add_facts(starts_from=model_path, system_prompt=system_prompt(train_rows[0]), prompts=prompts)
+            run.add_facts(held_out_rows=len(eval_rows or ()))
         checkpoint = run.last_checkpoint
         if checkpoint:
             config.eval_on_start = False
@@ -122,6 +123,7 @@ def build_trainer(
         trainer.preflight = Preflight(recipe, chat)
         trainer.add_callback(trainer.preflight)
     trainer.remove_callback(PrinterCallback)
+    trainer.create_model_card = lambda **_: None  # with each checkpoint, TRL's own; ours lies in model/
     return trainer
 
 
