@@ -95,7 +95,7 @@ class Endpoint:
         if kinds & {"vllm", "sglang"}:
             # They start from the model's generation_config, which may narrow what it samples from.
             # `<think>` is a special token in some vocabularies, and belongs into the text.
-            self.extra = {"top_k": -1, "repetition_penalty": 1.0, "skip_special_tokens": False}
+            self.extra = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False}
         if self.template_kwargs:
             if not kinds & HAND_ON_TEMPLATE_KWARGS:
                 self._raise_no_template_kwargs()
