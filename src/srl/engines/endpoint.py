@@ -8,6 +8,7 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from srl.engines.protocols import Reply
@@ -88,7 +89,8 @@ class Endpoint:
             return  # a server need not list its models
         except (ValueError, TypeError, AttributeError):
             raise UserError(f"{self.url}: answers, but not as OpenAI's API does; is the path right (…/v1)?") from None
-        if self.model not in names:
+        # A folder is no misspelt name: transformers' server lists what its cache holds, and serves any folder.
+        if self.model not in names and not Path(self.model).is_dir():
             has = f"{', '.join(names) or 'none'}{suggest(self.model, names)}"
             raise UserError(f"{self.url}: expected the model `{self.model}`, it has {has}")
         kinds = {str(getattr(model, "owned_by", "")) for model in listed}
