@@ -23,9 +23,9 @@ class ChatServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, reply, models):
+    def __init__(self, reply, models, owner):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.reply, self.models, self.requests = reply, models, []
+        self.reply, self.models, self.owner, self.requests = reply, models, owner, []
 
     @property
     def url(self):
@@ -36,7 +36,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        self.send({"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.models]})
+        models = [{"id": name, "object": "model", "owned_by": self.server.owner} for name in self.server.models]
+        self.send({"object": "list", "data": models})
 
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -60,8 +61,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(reply, models=("tiny",)):
-    server = ChatServer(reply, models)
+def serving(reply, models=("tiny",), owner="me"):
+    server = ChatServer(reply, models, owner)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

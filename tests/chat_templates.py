@@ -19,7 +19,8 @@ TEMPLATES = {
 }
 
 MARKS = re.compile(
-    r"<[|｜][^'\"{}<> ]*?[|｜]>|<[a-z_]+\|>|<(?:end|start)_of_[a-z]+>|\[/?INST\]|<end_of_utterance>|</?s>|<eos>|<bos>"
+    r"<[|｜][^'\"{}<> ]*?[|｜]>|<[a-z_]+\|>|<\|[a-z_]+>|<(?:end|start)_of_[a-z]+>|\[/?[A-Z]+\]|<end_of_utterance>|</?s>"
+    r"|<eos>|<bos>"
 )
 
 BEGINNING = """\
@@ -53,8 +54,11 @@ def row(name):
         does.append("takes no system turn")
         answer.append("puts the system text at the head of the user turn")
     if chat.template != TEMPLATES[name] and "enable_thinking" in chat.template.partition("%}")[0]:
-        does.append("closes an empty thought")
+        does.append("leaves thoughts off" if chat.marks else "closes an empty thought")
         answer.append("sets `enable_thinking`")
+    if chat.marks:
+        does.append(f"writes a thought as `{chat.marks.open.strip()}`…`{chat.marks.close.strip()}`".replace("|", "\\|"))
+        answer.append("reads and writes it so")
     if chat.opens_thought:
         does.append("opens `<think>`")
         answer.append("reads completions as if they began with it")

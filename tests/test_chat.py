@@ -133,10 +133,93 @@ def test_a_template_that_changes_the_question_is_refused():
     assert "changes the text of the system turn" in refusal(shouts)
 
 
-@pytest.mark.parametrize("marks", ["<|channel>thought\n", "<|channel|>analysis<|message|>"])
-def test_thoughts_in_a_channel_of_their_own_are_refused(marks):
-    template = CHATML + "{% for m in messages %}{% if m.reasoning_content %}" + marks + "{% endif %}{% endfor %}"
-    assert "channel of its own" in refusal(template)
+def with_marks(opening, closing, direct="", field="reasoning_content"):
+    """ChatML in which an assistant's thought stands between marks."""
+    thought = f"(({opening!r} + m['{field}'] + {closing!r}) if m['{field}'] is defined else {direct!r})"
+    message = f"({thought} if m['role'] == 'assistant' else '') + m['content']"
+    return CHATML.replace("m['content']", message).replace("EXTRA", "")
+
+
+MARKED = {
+    "tags": with_marks("[THINK]", "[/THINK]", field="thinking"),
+    "lines": with_marks("<|thought>\n", "\n<thought|>\n\n", field="reasoning"),
+    "channels": with_marks("<|inner|>", "<|stop|><|im_start|>assistant<|outer|>", "<|outer|>"),
+}
+
+
+@pytest.mark.parametrize("open_thought", [False, True])
+@pytest.mark.parametrize("kind", MARKED)
+def test_thoughts_in_marks_of_the_templates_own(kind, open_thought, tmp_path):
+    chat = chat_with(template=MARKED[kind], open_thought=open_thought)
+    completion = format_completion("6 * 7 is 42", "2. 42\n\n<think>")
+    target = chat.target_ids(completion)
+    assert chat.text(target) == completion
+    whole = chat.prompt_text(PROMPT) + chat.tokenizer.decode(target)
+    fields = dict.fromkeys(("reasoning_content", "thinking", "reasoning"), "6 * 7 is 42")
+    turns = [*PROMPT, {"role": "assistant", "content": "2. 42\n\n<think>", **fields}]
+    assert whole + "\n" == chat.tokenizer.apply_chat_template(turns, chat_template=MARKED[kind], tokenize=False)
+    chat.tokenizer.save_pretrained(tmp_path)
+    again = read_chat(PreTrainedTokenizerFast.from_pretrained(tmp_path), "again")
+    assert (again.marks, again.opening) == (chat.marks, "<think>" * open_thought)
+
+
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [
+        ("2. 42", "no <think>"),
+        ("<|outer|>2. 42", "no <think>"),
+        ("<|inner|>hm", "no </think>"),
+        ("<|inner|>hm<|stop|><|im_start|>assistant<|outer|> ", "empty action"),
+        ("<|inner|> <|stop|><|im_start|>assistant<|outer|>2. 42", "empty thought"),
+        ("<|inner|>a<|inner|>b<|stop|><|im_start|>assistant<|outer|>2. 42", "several <think>"),
+        ("Well. <|inner|>hm<|stop|><|im_start|>assistant<|outer|>2. 42", "text before <think>"),
+        ("<|inner|>hm<|stop|><|im_start|>assistant<|outer|>2. 42", None),
+        ("<think>hm</think>2. 42", None),  # as the system prompt asks
+    ],
+)
+def test_faults_between_other_marks_have_the_same_names(written, fault):
+    chat = chat_with(template=MARKED["channels"])
+    text = chat.text(chat.tokenizer.encode(written))
+    assert parse_completion(text).format_error == fault
+    assert "<|outer|>" not in text
+
+
+def test_a_model_may_leave_out_the_space_beside_marks():
+    chat = chat_with(template=MARKED["lines"])
+    for written in ("<|thought>\nhm\n<thought|>\n\n2. 42", "<|thought>hm<thought|>2. 42"):
+        assert chat.text(chat.tokenizer.encode(written)) == "<think>hm</think>\n2. 42"
+
+
+def test_a_mark_between_thought_and_answer_ends_no_turn():
+    template = MARKED["channels"]
+    stop = tokenizer_with(template).convert_tokens_to_ids("<|stop|>")
+    chat = chat_with(template=template, eos="<|im_end|>", stop_ids=[stop, 7])
+    assert stop not in chat.end_ids
+    assert 7 in chat.end_ids
+
+
+def test_a_switch_turns_thoughts_in_marks_on_unless_the_user_says_otherwise():
+    switched = "{% if enable_thinking is defined and enable_thinking %}<|on|>{% endif %}"
+    template = MARKED["tags"].replace("{% for", switched + "{% for", 1)
+    assert chat_with(template=template).prompt_text(PROMPT).startswith("<|on|>")
+    off = chat_with(template=template, template_kwargs={"enable_thinking": False})
+    assert not off.prompt_text(PROMPT).startswith("<|on|>")
+
+
+CLOSED_MARKS = MARKED["tags"].replace("assistant\n' }}{%", "assistant\n[THINK]\n[/THINK]' }}{%")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (CHATML + "<|channel>thought\n", "channel of its own"),  # neither written nor taken off
+        (with_marks("Thought: ", "\nAnswer: "), "\\nThought:')"),  # may stand in any text
+        (with_marks("", "<|im_end|>\n<|im_start|>assistant\n"), "channel of its own"),
+        (CLOSED_MARKS, "ends the prompt with a closed thought"),
+    ],
+)
+def test_marks_that_cannot_be_read_are_refused(template, reason):
+    assert reason in refusal(template)
 
 
 def test_the_turn_ends_where_the_template_ends_it():

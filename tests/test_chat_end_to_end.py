@@ -7,6 +7,7 @@ import pytest
 import torch
 from chat_templates import TEMPLATES, tokenizer_with
 from transformers import LlamaConfig, LlamaForCausalLM
+from trl.chat_template_utils import add_response_schema
 
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import Source
@@ -18,6 +19,7 @@ from srl.runs.recipe import Data, Model, Optim, Recipe, Rollout, Sft, Validation
 from srl.training.train import train
 
 CHATML = TEMPLATES["qwen2_5"]
+QWEN_RESPONSES = add_response_schema(tokenizer_with(TEMPLATES["qwen3"])).response_template
 DROPS_THOUGHTS = CHATML.replace("message.content", "message.content.split('</think>')[-1]")
 KINDS = {
     "opens": {"template": TEMPLATES["qwen3_5_think"]},
@@ -25,13 +27,17 @@ KINDS = {
     "no system turn": {"template": TEMPLATES["gemma"]},
     "special tokens": {"template": CHATML, "special": ("<think>", "</think>")},
     "drops thoughts": {"template": DROPS_THOUGHTS},
+    "channels": {"template": TEMPLATES["gptoss"]},
+    "marks": {"template": TEMPLATES["gemma4_v5"]},
+    "a response template": {"template": CHATML, "response_template": QWEN_RESPONSES},
 }
 
 pytestmark = pytest.mark.slow
 
 
-def write_model(folder, **tokenizer):
+def write_model(folder, response_template=None, **tokenizer):
     tokenizer = tokenizer_with(**tokenizer)
+    tokenizer.response_template = response_template  # with one, TRL takes thoughts out of the text that is rewarded
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -15,6 +15,7 @@ from chat_server import completion, serving
 
 import srl.engines.asking
 import srl.engines.endpoint
+from srl.chat.prompts import parse_completion
 from srl.engines.asking import ask_all
 from srl.engines.endpoint import Endpoint
 from srl.errors import UserError
@@ -61,6 +62,50 @@ def test_content_as_text_or_in_parts(content, text):
         (reply,), endpoint = ask(server.url)
     assert reply.text == text
     assert not endpoint.failures
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "fault"),
+    [
+        ({"content": "2. 4", "reasoning_content": "Two and two."}, "<think>Two and two.</think>\n2. 4", None),
+        ({"content": "2. 4", "reasoning": "Two."}, "<think>Two.</think>\n2. 4", None),
+        ({"content": "2. 4", "reasoning_content": None, "reasoning": "Two."}, "<think>Two.</think>\n2. 4", None),
+        ({"content": [{"type": "thinking", "thinking": "Two."}, {"text": "2. 4"}]}, "<think>Two.</think>\n2. 4", None),
+        ({"content": None, "reasoning_content": "Two and"}, "<think>Two and", "no </think>"),
+        ({"content": "", "reasoning": "Two."}, "<think>Two.</think>\n", "empty action"),
+        ({"content": "<think>Two.</think>2. 4", "reasoning": ""}, "<think>Two.</think>2. 4", None),
+        ({"content": "<think>Two.</think>2. 4", "reasoning": "Hm"}, None, "several <think>"),
+        ({"content": "Two.</think>\n2. 4"}, "<think>Two.</think>\n2. 4", None),  # the prompt opened the thought
+        ({"content": "Two.</think>\n2. </think>4"}, None, "several </think>"),
+        ({"content": "2. 4", "reasoning_content": {"a": 1}}, "2. 4", "no <think>"),
+        ({"content": "2. 4", "reasoning_content": ""}, "2. 4", "no <think>"),
+    ],
+)
+def test_a_thought_that_the_server_has_split_off_is_part_of_the_completion(message, text, fault):
+    with serving(lambda _: with_message({"role": "assistant", **message})) as server:
+        (reply,), _ = ask(server.url)
+    assert text in (None, reply.text)
+    assert parse_completion(reply.text).format_error == fault
+
+
+def test_arguments_of_the_template_go_to_servers_that_hand_them_on():
+    def sent(owner, template_kwargs):
+        with serving(lambda _: completion("4"), owner=owner) as server:
+            endpoint = Endpoint(server.url, "tiny", 16, 5.0, template_kwargs)
+
+            async def one(_):
+                await endpoint.complete(PROMPT, 0, 0.0)
+
+            asyncio.run(ask_all(endpoint, [0], one, 1))
+            return server.requests[0]
+
+    for owner in ("vllm", "sglang", "llamacpp"):
+        assert sent(owner, {"enable_thinking": True})["chat_template_kwargs"] == {"enable_thinking": True}
+        assert "chat_template_kwargs" not in sent(owner, {})
+    assert sent("vllm", {})["skip_special_tokens"] is False
+    assert "skip_special_tokens" not in sent("me", {})
+    with pytest.raises(UserError, match="template-kwargs reach the template through vLLM"):
+        sent("me", {"enable_thinking": True})
 
 
 WRONG = [

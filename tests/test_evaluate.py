@@ -4,11 +4,13 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from datetime import date
 
 import pytest
 import transformers
@@ -19,6 +21,8 @@ from srl.errors import UserError
 from srl.evaluation.config import EvaluationOptions
 from srl.evaluation.evaluate import evaluate
 from srl.evaluation.samples import read_samples
+from srl.runs.folder import RunFolder
+from srl.runs.recipe import ChatOptions, recipe_toml
 
 TAILS = ("(x)", "(x) (x) (x)")  # prompts of unequal length: batches are padded
 DIGITS = list(itertools.permutations("1579", 3))[:6]
@@ -301,6 +305,39 @@ def test_folders_are_not_overwritten_and_resumed_only_with_the_same_options(benc
         (tmp_path / "max.jsonl").write_text('{"problem": "another", "answer": 1}\n')
         with pytest.raises(UserError, match="differs in benchmarks"):
             run(server.url, tmp_path / "e", benchmark, model="tiny", resume=True)
+
+
+def test_a_plain_model_is_asked_with_chat_options_that_are_recorded(tiny_model, benchmark, tmp_path):
+    """A template without a switch for it is told to think by `srl evaluate` as it would be by a recipe."""
+    chat = ChatOptions(open_thought=True, template_kwargs={"enable_thinking": True}, today=date(2026, 1, 2))
+    plain = run(tiny_model, tmp_path / "plain", benchmark, max_tokens=4)["config"]
+    assert (plain["template_kwargs"], plain["open_thought"]) == (None, None)
+    found = run(tiny_model, tmp_path / "e", benchmark, max_tokens=4, chat=chat)["config"]
+    asked = {"template_kwargs": {"enable_thinking": True}, "open_thought": True, "today": "2026-01-02"}
+    assert asked.items() <= found.items()
+    assert all(one.completions[0].startswith("<think>") for one in samples(tmp_path / "e").values())
+    with pytest.raises(UserError, match="differs in template_kwargs, open_thought"):
+        run(tiny_model, tmp_path / "e", benchmark, max_tokens=4, resume=True)
+    other = chat.model_copy(update={"today": date(2026, 1, 3)})
+    with pytest.raises(UserError, match="differs in today"):
+        run(tiny_model, tmp_path / "e", benchmark, max_tokens=4, resume=True, chat=other)
+    run(tiny_model, tmp_path / "e", benchmark, max_tokens=4, resume=True, chat=chat)
+
+
+def test_a_runs_own_chat_options_are_used_and_recorded(solver, benchmark, tmp_path):
+    shutil.copytree(solver, tmp_path / "run")
+    recipe = RunFolder(solver).recipe
+    chat = ChatOptions(open_thought=True, today=date(2026, 1, 2))
+    (tmp_path / "run/config.toml").write_text(recipe_toml(recipe.model_copy(update={"chat": chat})))
+    found = run(tmp_path / "run", tmp_path / "e", benchmark)["config"]
+    assert {"open_thought": True, "today": "2026-01-02", "template_kwargs": None}.items() <= found.items()
+    assert all(one.completions[0].startswith("<think>") for one in samples(tmp_path / "e").values())
+
+
+def test_a_server_renders_prompts_itself(benchmark, tmp_path):
+    with pytest.raises(UserError, match="a server renders the prompts itself"):
+        run("http://localhost:1/v1", tmp_path / "e", benchmark, model="m", chat=ChatOptions(open_thought=True))
+    assert not (tmp_path / "e").exists()
 
 
 def test_options_that_make_no_sense(benchmark, tmp_path):

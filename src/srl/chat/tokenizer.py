@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import product
 from typing import Any
@@ -21,21 +21,16 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from srl.chat.prompts import STEP_SYSTEM_PROMPT
+from srl.chat.thoughts import ANSWER, CLOSE_THOUGHT, OPEN_THOUGHT, Marks, find_marks
 from srl.chat.trial import check_template
 from srl.errors import UserError
 from srl.runs.model import loading
-
-OPEN_THOUGHT = "<think>"
-OPENS_THOUGHT = "{%- if add_generation_prompt %}{{- '<think>' }}{%- endif %}"
-"""At the end of a template: every prompt ends with it."""
 
 SWITCHES: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": True}, {"thinking": True})
 """Arguments that public templates know, in the order in which they are tried."""
 
 PROBLEM = "How much is 2 + 2? <think>"
-ANSWER, THOUGHT = "It is four, an even number.", "Two and two make four."
 
-_CHANNEL = re.compile(r"<\|channel\|?>")
 _DATE = re.compile(r"strftime_now\(\s*(?:\"(.*?)\"|'(.*?)')\s*\)")
 
 
@@ -51,6 +46,8 @@ class Chat:
     """The template takes no system turn, or changes its text: the text goes to the head of the user turn."""
     opens_thought: bool = False
     """The prompt ends in an opened `<think>`."""
+    marks: Marks | None = None
+    """What the template writes in place of `<think>` and `</think>`, if it does."""
     end_ids: tuple[int, ...] = ()
     """The tokens that end a turn; the first is the one that the template writes."""
 
@@ -81,7 +78,8 @@ class Chat:
         """
         if not completion.startswith(self.opening):
             completion = f"{self.opening}\n</think>\n\n{completion}"
-        return self.tokenizer.encode(completion.removeprefix(self.opening), add_special_tokens=False)
+        written = self.marks.written(completion) if self.marks else completion
+        return self.tokenizer.encode(written.removeprefix(self._opened), add_special_tokens=False)
 
     def target_ids(self, completion: str) -> list[int]:
         """The tokens of a whole completion and the end of the turn: what SFT learns."""
@@ -96,7 +94,13 @@ class Chat:
         written = self.tokenizer.decode(
             completion_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        return self.opening + written
+        written = self._opened + written
+        return self.marks.read(written) if self.marks else written
+
+    @property
+    def _opened(self) -> str:
+        """`opening` as the template writes it."""
+        return (self.marks.open if self.marks else OPEN_THOUGHT) * self.opens_thought
 
     def _turns(self, prompt: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         turns = [dict(turn) for turn in prompt]
@@ -154,7 +158,9 @@ def read_chat(
     for options, in_user_turn in product(switches, (False, True)):
         template = with_defaults(given, options)
         chat = Chat(tokenizer, with_date(template, today or date.today()), in_user_turn)
-        problem, opens = _probe(chat)
+        problem, opens, marks = _probe(chat)
+        if problem is None and not template_kwargs and marks and _is_switched_off(chat):
+            problem = "leaves thoughts off"
         if problem is None:
             break
         problems.append(problem)
@@ -164,16 +170,17 @@ def read_chat(
             "to what makes it leave the thought to the model"
         )
     if open_thought and not opens:
-        template += OPENS_THOUGHT
+        template += opening_with(marks.open if marks else OPEN_THOUGHT)
     tokenizer.chat_template = template
-    turn_end = _turn_end(chat)
-    ends = dict.fromkeys(end for end in (turn_end, tokenizer.eos_token_id, *stop_ids) if end is not None)
+    within = tokenizer.encode(marks.open + marks.close, add_special_tokens=False) if marks else []
+    further = [end for end in (tokenizer.eos_token_id, *stop_ids) if end not in within]  # a thought ends no turn
+    ends = dict.fromkeys(end for end in (_turn_end(chat), *further) if end is not None)
     if not ends:
         raise UserError(f"{name}: neither its chat template nor its tokenizer has a token that ends a turn")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(next(iter(ends)))
     dated = with_date(template, today or date.today())
-    return Chat(tokenizer, dated, in_user_turn, opens or open_thought, tuple(ends))
+    return Chat(tokenizer, dated, in_user_turn, opens or open_thought, marks, tuple(ends))
 
 
 def with_defaults(template: str, options: Mapping[str, Any]) -> str:
@@ -182,39 +189,49 @@ def with_defaults(template: str, options: Mapping[str, Any]) -> str:
     return "".join(defaults) + template
 
 
+def opening_with(mark: str) -> str:
+    """At the end of a template: every prompt ends with the mark."""
+    return f"{{%- if add_generation_prompt %}}{{{{- {mark!r} }}}}{{%- endif %}}"
+
+
+_OPENING = re.compile(re.escape(opening_with("")).replace("''", r"'[^'\n]*'") + r"\Z")
+"""Such an end, of a tokenizer that was saved with it."""
+
+
 def with_date(template: str, today: date) -> str:
     """The template with `today` in place of the date that it would ask the clock for."""
     return _DATE.sub(lambda call: repr(today.strftime(call[1] or call[2])), template)
 
 
-def _probe(chat: Chat) -> tuple[str | None, bool]:
-    """What in the rendered probe makes SRL's format impossible (None: nothing), and whether it opens a thought."""
+def _probe(chat: Chat) -> tuple[str | None, bool, Marks | None]:
+    """What in the rendered probe makes SRL's format impossible (None: nothing), whether it opens a thought, and how."""
     prompt = [{"role": "system", "content": STEP_SYSTEM_PROMPT}, {"role": "user", "content": PROBLEM}]
     try:
         text = chat.prompt_text(prompt)
     except (TemplateError, TypeError, ValueError) as error:
-        return f"cannot render a system and a user turn ({' '.join(str(error).split())[:80]})", False
+        return f"cannot render a system and a user turn ({' '.join(str(error).split())[:80]})", False, None
     for what, wanted in (("system", STEP_SYSTEM_PROMPT), ("user", PROBLEM)):
         if wanted not in text:
-            return f"changes the text of the {what} turn", False
+            return f"changes the text of the {what} turn", False, None
+    added = [token.content for token in chat.tokenizer.added_tokens_decoder.values() if token.content]
+    plain = replace(chat, template=_OPENING.sub("", chat.template)).prompt_text(prompt)
+    marks, problem = find_marks(chat.template, plain, PROBLEM, lambda turn: _rendered(chat, [*prompt, turn]), added)
+    if problem:
+        return problem, False, None
     tail = text.rpartition(PROBLEM)[2]
-    if "</think>" in tail:
-        return "ends the prompt with a closed thought", False
-    if channel := _own_channel(chat, prompt):
-        return f"keeps thoughts in a channel of its own ({channel!r}) instead of <think>", False
-    return None, OPEN_THOUGHT in tail
+    opening, closing = (marks.open, marks.close) if marks else (OPEN_THOUGHT, CLOSE_THOUGHT)
+    if closing.strip() in tail:
+        return "ends the prompt with a closed thought", False, None
+    return None, opening.strip() in tail, marks
 
 
-def _own_channel(chat: Chat, prompt: list[dict[str, Any]]) -> str | None:
-    """The marker before an assistant's thought, if the template has one that is not `<think>`."""
-    if marker := _CHANNEL.search(chat.template):
-        return marker[0]
-    answer = {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT, "thinking": THOUGHT}
-    text = _rendered(chat, [*prompt, answer])
-    if text is None or THOUGHT not in text:
-        return None
-    before = text.partition(THOUGHT)[0].rpartition(PROBLEM)[2]
-    return None if OPEN_THOUGHT in before else before.strip()[-40:]
+def _is_switched_off(chat: Chat) -> bool:
+    """Whether the template asks for thoughts only if it is told to."""
+    turns = [{"role": "user", "content": PROBLEM}]
+    asked = {"chat_template": chat.template, "add_generation_prompt": True, "tokenize": False}
+    return chat.tokenizer.apply_chat_template(turns, **asked) != chat.tokenizer.apply_chat_template(
+        turns, **asked, enable_thinking=True
+    )
 
 
 def _turn_end(chat: Chat) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from srl.cli.text_or_file import text_or_file
+from srl.runs.recipe import DEFAULT_CHAT, ChatOptions
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Sample:
     give_title: bool | None = None
     """Let the model write each step's title first. By default if its run was trained with titles given."""
 
+    chat: ChatOptions = DEFAULT_CHAT
+    """As in a recipe, for a model that no run of srl trained; a run's own are used by themselves."""
+
     def run(self) -> None:
         """Print the steps as they come."""
         from srl.engines.sample import sample
@@ -42,4 +46,5 @@ class Sample:
             seed=self.seed,
             system_prompt=text_or_file(self.system_prompt),
             give_title=self.give_title,
+            chat=self.chat,
         )

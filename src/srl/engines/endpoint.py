@@ -8,6 +8,7 @@ import random
 import ssl
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from srl.engines.protocols import Reply
@@ -22,6 +23,8 @@ CHECK_SECONDS = 20.0
 """For the list of models, which costs a server nothing."""
 REQUEST_SECONDS = 600.0
 """For one completion, waiting in the server's queue included."""
+HAND_ON_TEMPLATE_KWARGS = {"vllm", "sglang", "llamacpp"}
+"""Owners of models at servers that take `chat_template_kwargs` in a request."""
 TRIES_AT_THE_LIMIT = 2
 """A completion that took so long twice will a third time."""
 
@@ -39,10 +42,19 @@ class Endpoint:
 
     name = "endpoint"
 
-    def __init__(self, url: str, model: str, max_tokens: int, request_seconds: float = REQUEST_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        max_tokens: int,
+        request_seconds: float = REQUEST_SECONDS,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`template_kwargs` are arguments of the chat template, for servers that hand them on."""
         from openai import AsyncOpenAI
 
         self.url, self.model, self.max_tokens, self.request_seconds = url, model, max_tokens, request_seconds
+        self.template_kwargs = dict(template_kwargs or {})
         self.extra: dict[str, Any] = {}
         self.failures: Counter[str] = Counter()
         """What went wrong and was tried again, by kind."""
@@ -72,15 +84,24 @@ class Endpoint:
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
                 raise UserError(f"{self.url}: refused the key: {_one_line(error)}; set OPENAI_API_KEY") from None
+            if self.template_kwargs:
+                self._raise_no_template_kwargs()
             return  # a server need not list its models
         except (ValueError, TypeError, AttributeError):
             raise UserError(f"{self.url}: answers, but not as OpenAI's API does; is the path right (…/v1)?") from None
-        if self.model not in names:
+        # A folder is no misspelt name: transformers' server lists what its cache holds, and serves any folder.
+        if self.model not in names and not Path(self.model).is_dir():
             has = f"{', '.join(names) or 'none'}{suggest(self.model, names)}"
             raise UserError(f"{self.url}: expected the model `{self.model}`, it has {has}")
-        if any(getattr(model, "owned_by", None) in ("vllm", "sglang") for model in listed):
+        kinds = {str(getattr(model, "owned_by", "")) for model in listed}
+        if kinds & {"vllm", "sglang"}:
             # They start from the model's generation_config, which may narrow what it samples from.
-            self.extra = {"top_k": -1, "repetition_penalty": 1.0}
+            # `<think>` is a special token in some vocabularies, and belongs into the text.
+            self.extra = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False}
+        if self.template_kwargs:
+            if not kinds & HAND_ON_TEMPLATE_KWARGS:
+                self._raise_no_template_kwargs()
+            self.extra["chat_template_kwargs"] = self.template_kwargs
 
     async def complete(self, prompt: tuple[Message, ...], seed: int, temperature: float) -> Reply:
         """Ask the server for one completion, up to `TRIES` times; temperature 0 is greedy.
@@ -137,6 +158,12 @@ class Endpoint:
             extra_body=self.extra,
         )
 
+    def _raise_no_template_kwargs(self) -> None:
+        raise UserError(
+            f"{self.url}: --chat.template-kwargs reach the template through vLLM, SGLang and llama.cpp only, and this "
+            "server does not say that it is one of them; set them where it is started"
+        )
+
     def _raise_if_not_trusted(self, error: BaseException) -> None:
         cause: BaseException | None = error
         while cause is not None:
@@ -156,12 +183,15 @@ def read_reply(answer: Any) -> Reply:
     """
     try:
         choice, usage = answer.choices[0], answer.usage
-        content, reason = choice.message.content, choice.finish_reason
+        message, reason = choice.message, choice.finish_reason
+        content = message.content
     except (AttributeError, IndexError, KeyError, TypeError):
         raise NotACompletion(f"not a chat completion: {_one_line(answer)[:80]!r}") from None
     if reason is None:
         raise NotACompletion("not a chat completion: it has not ended")
     text = _joined(content)
+    if text is not None:
+        text = _with_thought(_thought(message, content), text, ended=content is not None)
     if text is None or not isinstance(reason, str):
         found = type(content).__name__ if text is None else f"the end {reason!r:.40}"
         raise NotACompletion(f"not a chat completion: expected text, found {found}")
@@ -178,8 +208,35 @@ def _count(usage: Any, name: str) -> int | None:
     return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
 
 
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Of a message: where servers put the thought that a reasoning parser has taken off."""
+
+
+def _thought(message: Any, content: Any) -> str:
+    """The thought that a server has split off, as a field of the message or as parts of its content."""
+    for name in THOUGHT_FIELDS:
+        if isinstance(thought := getattr(message, name, None), str) and thought:
+            return thought
+    parts = content if isinstance(content, list) else []
+    return "".join(str(part.get("text") or part.get("thinking") or "") for part in parts if _is_thought(part))
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in ("reasoning", "thinking")
+
+
+def _with_thought(thought: str, text: str, *, ended: bool) -> str:
+    """A reply as one completion: `<think>…</think>` and the answer, whoever has taken it apart.
+
+    Without a server's help the reply to a prompt that ends with `<think>` only closes it.
+    """
+    if thought:
+        return f"<think>{thought}</think>\n{text}" if ended else f"<think>{thought}"
+    return f"<think>{text}" if "</think>" in text and "<think>" not in text else text
+
+
 def _joined(content: Any) -> str | None:
-    """Text as it stands, or in parts (`[{"type": "text", "text": …}]`); None if it is neither."""
+    """Text as it stands, or in parts (`[{"type": "text", "text": …}]`) without thoughts; None if it is neither."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
@@ -188,6 +245,8 @@ def _joined(content: Any) -> str | None:
     for part in content:
         if isinstance(part, str):
             texts.append(part)
+        elif _is_thought(part):
+            continue
         elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif not isinstance(part, Mapping) or part.get("type") in ("text", None):

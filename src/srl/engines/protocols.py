@@ -23,6 +23,7 @@ from srl.chat.prompts import (
 )
 from srl.records import Message
 from srl.runs.folder import RunFolder
+from srl.runs.recipe import ChatOptions
 
 ProtocolName = Literal["answer", "stepwise"]
 
@@ -64,6 +65,22 @@ def manner_of(
         stepwise = protocol == "stepwise"
         manner = replace(manner, step=system_prompt) if stepwise else replace(manner, answer=system_prompt)
     return manner if give_title is None else replace(manner, give_title=give_title)
+
+
+def chat_of(model: str, given: ChatOptions) -> ChatOptions:
+    """How conversations with a model become tokens: as in its run, if it is a run folder, and as is given.
+
+    The tokenizer of a run's model asks so by itself, but for the date; what was used is known then.
+    """
+    run = RunFolder(Path(model))
+    if not run.exists:
+        return given
+    own = run.recipe.chat
+    return ChatOptions(
+        template_kwargs=own.template_kwargs | given.template_kwargs,
+        open_thought=own.open_thought or given.open_thought,
+        today=given.today or own.today,
+    )
 
 
 @dataclass(frozen=True, slots=True)

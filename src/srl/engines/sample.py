@@ -5,9 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from srl.engines.protocols import Stepwise, manner_of
+from srl.chat.tokenizer import load_chat
+from srl.engines.protocols import Stepwise, chat_of, manner_of
 from srl.engines.transformers import TransformersEngine
 from srl.runs.folder import resolve_model
+from srl.runs.recipe import DEFAULT_CHAT, ChatOptions
 
 
 def sample(
@@ -20,15 +22,17 @@ def sample(
     seed: int,
     system_prompt: str | None = None,
     give_title: bool | None = None,
+    chat: ChatOptions = DEFAULT_CHAT,
 ) -> None:
     """Let a model solve a problem step by step, and print each thought and action as it is written.
 
-    A run is asked as it was trained, unless a `system_prompt` is given or titles are chosen.
+    A run is asked as it was trained, unless a `system_prompt`, titles or options of its chat template are given.
 
     Raises:
         UserError: no such model, a run that has not finished, a tokenizer without chat template.
     """
-    engine = TransformersEngine(resolve_model(model), max_completion_length)
+    path = resolve_model(model)
+    engine = TransformersEngine(path, max_completion_length, load_chat(path, **chat_of(model, chat).model_dump()))
     manner = manner_of(model, "stepwise", system_prompt, give_title)
     attempt = Stepwise(problem, manner, max_steps)
     console = Console()

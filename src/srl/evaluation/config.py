@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from srl.engines.engines import EngineName
 from srl.engines.protocols import Manner, ProtocolName
 from srl.errors import UserError
 from srl.evaluation.swe.protocols import SweProtocolName
+from srl.runs.recipe import DEFAULT_CHAT, ChatOptions
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class EvaluationOptions:
     """In place of what the run was trained with, or srl's own; "" leaves the system turn out; `@FILE` reads a file."""
     give_title: bool | None = None
     """Stepwise: let the model write each step's title first. By default if its run was trained with titles given."""
+    chat: ChatOptions = DEFAULT_CHAT
+    """As in a recipe, for a model that no run of srl trained; a run's own are used by themselves."""
     seed: int = 0
     """The same seed gives the same samples on the same engine."""
     engine: EngineName = "auto"
@@ -94,6 +96,9 @@ class EvaluationConfig:
     """The date in the prompts of chat templates that print one."""
     max_input_tokens: int | None = None
     """Software engineering only."""
+    template_kwargs: Mapping[str, Any] | None = None
+    """Of the chat template, as the next one; None if nothing was given."""
+    open_thought: bool | None = None
 
     @property
     def manner(self) -> Manner:
@@ -113,7 +118,7 @@ class EvaluationConfig:
         engine: str,
         manner: Manner,
         benchmarks: Mapping[str, BenchmarkFacts],
-        today: date,
+        chat: ChatOptions,
     ) -> EvaluationConfig:
         """The options, with what their defaults come to."""
         asked: dict[str, Any] = {"system_prompt": manner.answer, "give_title": None}
@@ -123,12 +128,19 @@ class EvaluationConfig:
                 "give_title": manner.give_title,
                 "answer_system_prompt": manner.answer,
             }
-        chosen = asdict(options) | {"engine": engine, "today": today.isoformat()} | asked
+        chosen = asdict(options) | {"engine": engine} | chat_record(chat) | asked
+        del chosen["chat"]
         return cls(model=model, weights=weights, benchmarks=benchmarks, **chosen)
 
     def differences(self, other: EvaluationConfig) -> list[str]:
         """The names of what differs."""
         return [field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)]
+
+
+def chat_record(chat: ChatOptions) -> dict[str, Any]:
+    """Chat options as the fields of a configuration; a resumed evaluation may be older than some of them."""
+    today = chat.today.isoformat() if chat.today else None
+    return {"template_kwargs": chat.template_kwargs or None, "open_thought": chat.open_thought or None, "today": today}
 
 
 def read_config(path: Path) -> EvaluationConfig:

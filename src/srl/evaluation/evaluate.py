@@ -16,7 +16,7 @@ from pathlib import Path
 
 from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
 from srl.engines.engines import engine_name, load_engine, weights_digest
-from srl.engines.protocols import Manner, manner_of
+from srl.engines.protocols import Manner, chat_of, manner_of
 from srl.errors import UserError
 from srl.evaluation.ask import ask_endpoint, ask_engine
 from srl.evaluation.benchmarks import LoadedBenchmark, Question, load_benchmarks, self_check_lines
@@ -26,7 +26,8 @@ from srl.evaluation.recorder import Recorder, open_evaluation
 from srl.evaluation.results import write_results
 from srl.evaluation.samples import Mode, PlannedSample
 from srl.files import locked
-from srl.runs.folder import RunFolder, resolve_model
+from srl.runs.folder import resolve_model
+from srl.runs.recipe import ChatOptions
 
 
 def evaluate(
@@ -59,7 +60,7 @@ def evaluate(
     plan = make_plan(loaded, options)
     manner = manner or manner_of(source, options.protocol, options.system_prompt, options.give_title)
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-eval"
-    today = date_of_prompts(source, folder if resume else None)
+    chat = chat_options(source, options.chat, folder if resume else None)
     config = EvaluationConfig.of(
         options,
         model=model or source,
@@ -67,7 +68,7 @@ def evaluate(
         engine=Endpoint.name if served else engine_name(options.engine),
         manner=manner,
         benchmarks={item.name: item.facts for item in loaded},
-        today=today,
+        chat=chat,
     )
     with locked(folder):
         tallies = open_evaluation(folder, config, resume=resume, overwrite=overwrite)
@@ -77,22 +78,30 @@ def evaluate(
             done = set(tallies)
             missing = [sample for sample in plan if sample.key not in done]
             if served and missing:
-                endpoint = Endpoint(path, str(model), config.max_tokens, request_seconds)
+                endpoint = Endpoint(path, str(model), config.max_tokens, request_seconds, chat.template_kwargs)
                 asyncio.run(ask_endpoint(endpoint, missing, config, recorder.record, concurrency))
             elif missing:
-                engine = load_engine(config.engine, path, config.max_tokens, today=today)
+                engine = load_engine(config.engine, path, config.max_tokens, **chat.model_dump())
                 ask_engine(engine, plan, done, config, recorder.record)
         write_results(folder, tallies)
     return folder
 
 
-def date_of_prompts(source: str, resumed: Path | None) -> date:
-    """The date in prompts that have one: of the evaluation that goes on, of the model's run, or today's."""
+def chat_options(source: str, given: ChatOptions, resumed: Path | None) -> ChatOptions:
+    """How conversations become tokens; the date is the one given, of the evaluation that goes on, of the run, or today.
+
+    Raises:
+        UserError: options that only whoever renders the prompts can follow, and that is a server.
+    """
+    if source.startswith(("http://", "https://")) and (given.open_thought or given.today):
+        raise UserError(
+            "--chat.open-thought and --chat.today are for a model that srl loads; a server renders the prompts itself"
+        )
     record = resumed / "evaluation.json" if resumed else None
-    if record and record.is_file() and (before := read_config(record).today):
-        return date.fromisoformat(before)
-    run = RunFolder(Path(source))
-    return (run.exists and run.recipe.chat.today) or date.today()
+    before = read_config(record).today if record and record.is_file() else None
+    chat = chat_of(source, given)
+    today = given.today or (date.fromisoformat(before) if before else chat.today or date.today())
+    return chat.model_copy(update={"today": today})
 
 
 def make_plan(loaded: list[LoadedBenchmark], options: EvaluationOptions) -> list[PlannedSample]:

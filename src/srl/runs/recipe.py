@@ -14,10 +14,11 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tyro.constructors import PrimitiveConstructorSpec
 
 from srl.errors import UserError
 
@@ -51,10 +52,30 @@ class Model(_Table):
     lora_target_modules: str = Field("all-linear", description="Modules that get adapters, separated by commas.")
 
 
+def _toml_table(given: list[str]) -> dict[str, Any]:
+    """A table as a flag, written as in a recipe."""
+    try:
+        table = tomllib.loads(f"table = {given[0]}")["table"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        table = None
+    if not isinstance(table, dict):
+        raise ValueError(f"expected a TOML table such as '{{enable_thinking = true}}', found {given[0]!r}")
+    return table
+
+
+_TABLE_FLAG = PrimitiveConstructorSpec[dict[str, Any]](
+    nargs=1,
+    metavar="TOML",
+    instance_from_str=_toml_table,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda table: [str(table)],
+)
+
+
 class ChatOptions(_Table):
     """How conversations become tokens (docs/models.md)."""
 
-    template_kwargs: dict[str, Any] = Field(
+    template_kwargs: Annotated[dict[str, Any], _TABLE_FLAG] = Field(
         default={}, description="Arguments of the chat template, such as enable_thinking; by default srl finds them."
     )
     open_thought: bool = Field(
@@ -65,6 +86,10 @@ class ChatOptions(_Table):
     today: date | None = Field(
         None, description="The date for templates that print one. Default: the day the run starts."
     )
+
+
+DEFAULT_CHAT = ChatOptions()
+"""The template as it is, or with what srl finds."""
 
 
 class Data(_Table):
@@ -189,7 +214,7 @@ class Recipe(_Table):
     output_dir: Path = Field(description="The run folder.")
     seed: int = 42
     model: Model
-    chat: ChatOptions = ChatOptions()
+    chat: ChatOptions = DEFAULT_CHAT
     data: Data
     optim: Optim = Optim()
     rollout: Rollout = Rollout()

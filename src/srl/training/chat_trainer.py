@@ -24,9 +24,14 @@ class ChatTrainer(GRPOTrainer):
     def __init__(self, *args: Any, chat: Chat | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.chat = chat or self._read_chat()
-        if self.chat and not self.use_vllm:
-            self.eos_token_ids = self.generation_config.eos_token_id = list(self.chat.end_ids)
-            self.generation_kwargs["eos_token_id"] = self.eos_token_ids
+        if self.chat:
+            self.eos_token_ids = list(self.chat.end_ids)
+            if self.use_vllm:  # which stops at the ends that it knows from the model's folder, and hands ids back
+                given = self.vllm_generation.generation_kwargs
+                stops = dict.fromkeys([*self.eos_token_ids, *given.get("stop_token_ids", [])])
+                self.vllm_generation.generation_kwargs = given | {"stop_token_ids": [*stops]}
+            else:
+                self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = self.eos_token_ids
 
     def _read_chat(self) -> Chat | None:
         if isinstance(next(iter(self.train_dataset))["prompt"], str):

@@ -141,8 +141,8 @@ def _usage(recipe: Recipe, facts: dict[str, Any]) -> str:
     else:
         prompt = step_prompt(question, "", system) if stepwise else answer_prompt(question, system)
     answer = (
-        "The answer is `<think>…</think>` and one step. Append the step and a blank line to the user turn, and ask "
-        "again for the next one; `srl sample` does that."
+        "The answer is `<think>…</think>` (or a thought as its chat template writes it) and one step. Append the step "
+        "and a blank line to the user turn, and ask again for the next one; `srl sample` does that."
         if stepwise
         else "The answer is a whole solution with its result in `\\boxed{}`."
     )

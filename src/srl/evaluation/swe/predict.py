@@ -20,8 +20,8 @@ from srl.engines.asking import append, ask_all, goes_on, read_journal
 from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
 from srl.engines.engines import BatchEngine, EngineName, engine_name, load_engine, weights_digest
 from srl.errors import UserError
-from srl.evaluation.config import BenchmarkFacts, EvaluationConfig
-from srl.evaluation.evaluate import date_of_prompts
+from srl.evaluation.config import BenchmarkFacts, EvaluationConfig, chat_record
+from srl.evaluation.evaluate import chat_options
 from srl.evaluation.samples import Mode
 from srl.evaluation.swe.instances import Instance, load_instances
 from srl.evaluation.swe.predictions import Prediction, PredictionKey, write_predictions
@@ -30,6 +30,7 @@ from srl.evaluation.swe.repository import Repository, find_repositories
 from srl.files import locked
 from srl.runs.folder import resolve_model
 from srl.runs.progress import Progress
+from srl.runs.recipe import DEFAULT_CHAT, ChatOptions
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class PredictOptions:
     """Limit of one prompt, measured at three characters a token; what does not fit is left out or not asked."""
     system_prompt: str = REPAIR_SYSTEM_PROMPT
     """Of the repair; "" leaves the system turn out."""
+    chat: ChatOptions = DEFAULT_CHAT
+    """As in a recipe, for a model that no run of srl trained; a run's own are used by themselves."""
     seed: int = 0
     """The same seed gives the same samples on the same engine."""
     engine: EngineName = "auto"
@@ -108,14 +111,14 @@ def predict(
     instances = load_instances(instances_path)[:limit]
     repositories = find_repositories(instances, instances_path, clones)
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-swe"
-    today = date_of_prompts(source, folder if resume else None)
+    chat = chat_options(source, options.chat, folder if resume else None)
+    asked = {name: value for name, value in asdict(options).items() if name != "chat"} | chat_record(chat)
     config = EvaluationConfig(
         model=model or source,
         weights=None if served else weights_digest(path),
-        **asdict(options) | {"engine": Endpoint.name if served else engine_name(options.engine)},
+        **asked | {"engine": Endpoint.name if served else engine_name(options.engine)},
         max_steps=1 if options.protocol == "oracle" else 2,
         benchmarks={instances_path.stem: instance_facts(instances_path, instances)},
-        today=today.isoformat(),
     )
     with locked(folder):
         done = open_predictions(folder, config, resume=resume, overwrite=overwrite)
@@ -126,10 +129,10 @@ def predict(
             recorder = _Recorder(folder, options, repositories, done, progress)
             missing = [asked for asked in plan if asked.key not in done]
             if served and missing:
-                endpoint = Endpoint(path, str(model), options.max_tokens, request_seconds)
+                endpoint = Endpoint(path, str(model), options.max_tokens, request_seconds, chat.template_kwargs)
                 asyncio.run(_ask_endpoint(endpoint, missing, recorder, concurrency))
             elif missing:
-                engine = load_engine(config.engine, path, options.max_tokens, today=today)
+                engine = load_engine(config.engine, path, options.max_tokens, **chat.model_dump())
                 _ask_engine(engine, plan, recorder)
         files = write_predictions(folder, config.model, done.values())
     ends = [prediction.end for prediction in done.values()]
