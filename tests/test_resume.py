@@ -33,7 +33,12 @@ def recipe(stage, order, model, data, folder) -> Recipe:
         data=Data(path=data),
         optim=Optim(learning_rate=1e-3, num_train_epochs=3, per_device_train_batch_size=4),
         rollout=Rollout(
-            prompts_per_step=4, num_generations=4, max_completion_length=12, max_refills=2, step_order=order
+            prompts_per_step=4,
+            num_generations=4,
+            max_completion_length=12,
+            max_refills=2,
+            max_oversampling=2,
+            step_order=order,
         ),
         sft=Sft(rows_per_step=4),
         validation=Validation(eval_steps=0),

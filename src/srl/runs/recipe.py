@@ -107,6 +107,13 @@ class Rollout(_Table):
     dynamic_sampling: bool = Field(True, description="Train only on informative groups, and refill the batch.")
     min_reward_std: float = Field(0.01, ge=0, description="A group with a std of rewards above this is informative.")
     max_refills: int = Field(10, ge=0, description="Extra sampling rounds before training on a batch that is not full.")
+    max_oversampling: float | None = Field(
+        None,
+        ge=1,
+        allow_inf_nan=False,
+        description="A first round samples what recent steps say is needed to fill the batch, at most this many times "
+        "the batch. Default: 1.5 on a GPU, where a round takes about as long whatever its size; 1 on a CPU.",
+    )
     step_order: Literal["shuffle", "trajectory"] = Field(
         "shuffle",
         description="Batches of single steps, as in the paper, or of whole trajectories, which share more.",
