@@ -84,7 +84,7 @@ def test_plan_says_what_a_step_will_cost(tiny_model, tiny_data, tmp_path):
         optim=Optim(per_device_train_batch_size=64),
         rollout=Rollout(prompts_per_step=16, num_generations=8, step_order="trajectory"),
     )
-    costs = forecast(recipe, completion_tokens=20).costs
+    costs = {sharing: kind.cost for sharing, kind in forecast(recipe, completion_tokens=20).kinds.items()}
     raw = costs["rows"].raw_tokens
     assert [costs[sharing].raw_tokens for sharing in costs] == [raw] * 3
     assert costs["trajectory"].unique_tokens < costs["prompt"].unique_tokens < costs["rows"].unique_tokens
@@ -93,4 +93,10 @@ def test_plan_says_what_a_step_will_cost(tiny_model, tiny_data, tmp_path):
     done = srl("plan", tmp_path / "recipe.toml", "--completion-tokens", "20")
     assert done.returncode == 0, done.stderr
     assert f"of {raw:,}" in done.stdout
+    assert "this machine's CPU, share_prefix = trajectory: a step takes" in done.stdout
+    on_gpus = srl("plan", tmp_path / "recipe.toml", "--completion-tokens", "20", "--gpu", "L4", "--gpus", "2")
+    assert "2 × L4" in on_gpus.stdout
+    assert "fits in 24 GB" in on_gpus.stdout
+    unknown = srl("plan", tmp_path / "recipe.toml", "--gpu", "H10")
+    assert (unknown.returncode, "expected one of the GPUs A100, H100" in unknown.stderr) == (2, True)
     assert not (tmp_path / "run").exists()

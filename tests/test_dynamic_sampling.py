@@ -1,13 +1,14 @@
 """Dynamic sampling's arithmetic."""
 
 import math
+import random
 import statistics
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.training.dynamic_sampling import RefillCursor, is_informative, refill_size
+from srl.training.dynamic_sampling import RefillCursor, first_round_size, is_informative, refill_size
 
 REWARDS = st.lists(st.floats(-1, 1), min_size=2, max_size=16)
 
@@ -50,6 +51,40 @@ def test_a_refill_is_large_enough_and_within_bounds(missing, kept, extra, larges
     missing = min(missing, largest)
     size = refill_size(missing, kept, kept + extra, largest)
     assert missing <= size <= largest
+
+
+RECENT = st.lists(st.integers(0, 99).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n + 1))), max_size=8)
+
+
+@given(st.integers(1, 600), RECENT, st.floats(1, 4))
+def test_a_first_round_holds_the_batch_and_stays_within_bounds(wanted, recent, max_oversampling):
+    size = first_round_size(wanted, recent, max_oversampling)
+    assert wanted <= size <= wanted * max_oversampling
+    assert first_round_size(wanted, recent, 1) == wanted
+    assert first_round_size(wanted, [(7, 7)], max_oversampling) == wanted  # nothing is ever dropped
+    worse = [(0, sampled) for _, sampled in recent]
+    assert first_round_size(wanted, worse, max_oversampling) >= size
+
+
+@pytest.mark.parametrize(("share", "rounds"), [(0.85, 1.15), (0.7, 1.15), (0.99, 1.15)])
+def test_most_steps_need_one_round(share, rounds):
+    """At 128 groups, first step included; without oversampling nearly every step needs two or more."""
+
+    def mean_rounds(max_oversampling):
+        rng, recent, total = random.Random(1), [], 0
+        for _ in range(100):
+            sampled = first_round_size(128, recent[-8:], max_oversampling)
+            kept = sum(rng.random() < share for _ in range(sampled))
+            total += 1
+            while kept < 128:
+                size = refill_size(128 - kept, kept, sampled, largest=128)
+                kept += sum(rng.random() < share for _ in range(size))
+                sampled, total = sampled + size, total + 1
+            recent.append((kept, sampled))
+        return total / 100
+
+    assert mean_rounds(1.5) <= rounds
+    assert mean_rounds(1) > 1.5
 
 
 def test_the_cursor_gives_every_row_once_per_pass_and_reshuffles():

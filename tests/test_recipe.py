@@ -4,6 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -122,6 +123,8 @@ def test_an_open_batch_fits_the_data(rows, batch):
 
     assert fit_to_data(open_recipe(), rows, 1).rollout.prompts_per_step == batch
     assert fit_to_data(open_recipe(prompts=3), rows, 1).rollout.prompts_per_step == 3
+    usual = 1.5 if torch.accelerator.is_available() else 1
+    assert fit_to_data(open_recipe(), rows, 1).rollout.max_oversampling == usual
 
 
 @given(st.integers(1, 5000), st.integers(1, 64), st.integers(2, 16), st.integers(1, 8))

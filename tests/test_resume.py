@@ -38,6 +38,7 @@ def recipe(stage, order, model, data, folder) -> Recipe:
             max_completion_length=12,
             max_refills=2,
             min_well_formed=0,
+            max_oversampling=2,
             step_order=order,
         ),
         sft=Sft(rows_per_step=4),

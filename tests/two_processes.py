@@ -26,7 +26,8 @@ def pooled(model, folder, rank):
     def lopsided(completions, **_):
         return [len(completion[0]["content"]) % 5 / 4 if rank == 0 else 0.25 for completion in completions]
 
-    trainer = trainer_on(model, folder, SRLTrainer, SRLConfig, reward=lopsided, use_cpu=True, max_completion_length=12)
+    changed = {"use_cpu": True, "max_completion_length": 12, "max_oversampling": 2}
+    trainer = trainer_on(model, folder, SRLTrainer, SRLConfig, reward=lopsided, **changed)
     advantages = []
     score = trainer._generate_and_score_completions
 
@@ -73,7 +74,7 @@ def main(model, folder):
         return sample_batch(inputs)
 
     def note_refills(n_groups):
-        rounds[-1] += 1
+        rounds[-1] += n_groups > 0
         drawn = refill_rows(n_groups)
         if not ids:
             ids.extend(sorted({row["id"] for row in drawn}))

@@ -139,6 +139,13 @@ class Rollout(_Table):
         description="Stop before the first optimizer step if a smaller share of the first completions is well formed. "
         "0: never.",
     )
+    max_oversampling: float | None = Field(
+        None,
+        ge=1,
+        allow_inf_nan=False,
+        description="A first round samples what recent steps say is needed to fill the batch, at most this many times "
+        "the batch. Default: 1.5 on a GPU, where a round takes about as long whatever its size; 1 on a CPU.",
+    )
     step_order: Literal["shuffle", "trajectory"] = Field(
         "shuffle",
         description="Batches of single steps, as in the paper, or of whole trajectories, which share more.",

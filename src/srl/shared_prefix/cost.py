@@ -38,6 +38,8 @@ class ModelSize:
     head_size: int
     mlp: int
     vocabulary: int
+    tied: bool = False
+    """Whether the embeddings are the language-model head."""
 
     @classmethod
     def of(cls, config: Any) -> ModelSize:
@@ -51,6 +53,7 @@ class ModelSize:
             head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
             mlp=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
             vocabulary=config.vocab_size,
+            tied=bool(getattr(config, "tie_word_embeddings", False)),
         )
 
     @property
@@ -63,6 +66,11 @@ class ModelSize:
         """Weights that every token is multiplied with, the language-model head included."""
         attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.mlp) + self.hidden * self.vocabulary
+
+    @property
+    def weights(self) -> int:
+        """All but biases and norms."""
+        return self.matrix_weights + (0 if self.tied else self.hidden * self.vocabulary)
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,6 @@ class Cost:
     """Arithmetic: 2 per weight and token or per pair and number, backward twice forward (attention 2.5 times)."""
     overhead: float
     """Further time for the parts of the attention, as FLOPs that would take as long."""
-    activation_bytes: float
-    """Roughly what is kept for the backward pass in float32, without gradient checkpointing and logits."""
 
     @property
     def total(self) -> float:
@@ -106,7 +112,6 @@ def cost(packs: Sequence[Pack], rows: Sequence[Ids], size: ModelSize, device_typ
         attention_pairs=pairs,
         flops=6.0 * size.matrix_weights * unique + 14.0 * size.layers * width * pairs,
         overhead=size.layers * (per_part * parts + MERGING * width * merged),
-        activation_bytes=4.0 * size.layers * (8 * size.hidden + 4 * size.mlp) * unique,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 def is_informative(rewards: Sequence[float], min_reward_std: float) -> bool:
@@ -33,6 +33,27 @@ def refill_size(missing: int, kept: int, sampled: int, largest: int) -> int:
     (6, 32)
     """
     return min(largest, math.ceil(missing * sampled / kept)) if kept else largest
+
+
+RECENT_STEPS = 8
+"""Of which the kept share is remembered: it drifts as the policy learns."""
+
+MARGIN = 1.65
+"""Standard deviations: so sized, 19 of 20 first rounds keep enough."""
+
+
+def first_round_size(wanted: int, recent: Collection[tuple[int, int]], max_oversampling: float) -> int:
+    """How many groups to sample so that `wanted` are very likely kept, by (kept, sampled) of recent steps.
+
+    >>> [first_round_size(128, recent, 1.5) for recent in ([(109, 128), (326, 384)], [(128, 128)], [(9, 128)], [])]
+    [160, 128, 192, 128]
+    """
+    kept, sampled = map(sum, zip(*recent, strict=True)) if recent else (1, 1)
+    largest = math.floor(wanted * max_oversampling)
+    if not kept:
+        return largest
+    share = kept / sampled
+    return min(largest, math.ceil((wanted + MARGIN * math.sqrt(wanted * (1 - share))) / share))
 
 
 class RefillCursor:

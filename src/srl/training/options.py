@@ -11,7 +11,7 @@ from trl import SFTConfig
 
 from srl.errors import UserError
 from srl.runs.recipe import Optim, Recipe, Reward, Rollout, suggest
-from srl.training.config import SRLConfig
+from srl.training.config import SRLConfig, usual_oversampling
 
 LARGEST_BATCH = 512
 """The paper's (table 8)."""
@@ -21,7 +21,7 @@ STEPS_PER_EPOCH = 4
 
 
 def fit_to_data(recipe: Recipe, n_rows: int, num_processes: int) -> Recipe:
-    """The recipe with its batch, if it leaves that open.
+    """The recipe with its batch, and how far to oversample, where it leaves them open.
 
     Raises:
         UserError: the rows do not fill one batch: TRL would make no step, or repeat rows within one.
@@ -41,7 +41,8 @@ def fit_to_data(recipe: Recipe, n_rows: int, num_processes: int) -> Recipe:
             f"{recipe.data.path}: {n_rows} rows to train on do not fill one batch of {size} prompts ({num_processes} "
             f"process(es), passes of {recipe.optim.per_device_train_batch_size} rows); {remedy}"
         )
-    return recipe.model_copy(update={"rollout": rollout.model_copy(update={"prompts_per_step": size})})
+    fitted = {"prompts_per_step": size, "max_oversampling": rollout.max_oversampling or usual_oversampling()}
+    return recipe.model_copy(update={"rollout": rollout.model_copy(update=fitted)})
 
 
 def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""The rollouts of a prompt, who trains on them, and TRL's table of rollouts, which it writes to completions/."""
+"""The rollouts of a prompt, and who trains on them."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -73,28 +72,3 @@ def share_out(groups: list[Group], wanted: int, process: int) -> tuple[list[Grou
     n_short = wanted - len(own) - len(received)
     chosen = own + received + [group.without_signal() for group in others[:n_short]]
     return chosen, surplus[n_given:] + others[n_short:]
-
-
-def empty_table() -> dict[str, Any]:
-    """TRL's table of rollouts without its bound of one batch: with refills a step has more."""
-    return {
-        "images": [],
-        "prompt": [],
-        "completion": [],
-        "rewards": defaultdict(list),
-        "advantages": [],
-        "extra": defaultdict(list),
-    }
-
-
-def add_rollouts(table: dict[str, Any], groups: list[Group], reward_names: list[str]) -> None:
-    """Add the groups that are not trained on, of all processes, with advantage 0. Every process must call this."""
-    table["prompt"].extend(gather_object([row["prompt"] for group in groups for row in group.rows]))
-    table["completion"].extend(gather_object([rollout.message for group in groups for rollout in group.rollouts]))
-    table["advantages"].extend([0.0] * (len(table["prompt"]) - len(table["advantages"])))
-    for f, name in enumerate(reward_names):
-        rewards = [reward for group in groups for reward in group.rewards_GF[:, f].tolist()]
-        table["rewards"][name].extend(gather_object(rewards))
-    columns = [group.table_columns(kept=False) for group in groups]
-    for name in sorted(table["extra"]):
-        table["extra"][name].extend(gather_object([value for one in columns for value in one[name]]))

@@ -67,7 +67,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     if recipe.validation.eval_steps and not eval_rows and processes.is_main_process:
         print(f"{recipe.data.path}: no held-out problems; the model will be the last one, not the best")
     asked, recipe = recipe, fit_to_data(recipe, len(train_rows), processes.num_processes)
-    if recipe != asked and processes.is_main_process:
+    if recipe.rollout.prompts_per_step != asked.rollout.prompts_per_step and processes.is_main_process:
         print(f"batches of {recipe.rollout.prompts_per_step} prompts, for {len(train_rows)} rows to train on")
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
     config = trainer_config(recipe, options)

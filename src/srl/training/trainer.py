@@ -12,7 +12,7 @@ calls each of them:
     _generate                         while replaying: the completions of the chosen groups
     _calculate_rewards                while replaying: their rewards; else our extra columns for reward functions
     log                               speeds; means over rows in evaluation; training rollouts go to completions/ once
-    _save_checkpoint                  also save where the refills are
+    _save_checkpoint                  also save where the refills are, and what was kept lately
     _load_optimizer_and_scheduler     and restore it, and the order of the prompts
     _get_train_sampler                keep the sampler for that; refuse rows that fill no batch
 
@@ -26,6 +26,7 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,11 +40,18 @@ from srl.files import write_text
 from srl.shared_prefix.trainer import SharedPrefixTrainer
 from srl.training.chat_trainer import ChatTrainer
 from srl.training.config import SRLConfig
-from srl.training.dynamic_sampling import RefillCursor, is_informative, refill_size
+from srl.training.dynamic_sampling import (
+    RECENT_STEPS,
+    RefillCursor,
+    first_round_size,
+    is_informative,
+    refill_size,
+)
 from srl.training.expert_logprobs import expert_logprob_gains
 from srl.training.held_out import RowMeans
 from srl.training.preflight import Preflight
-from srl.training.rollouts import Group, Rollout, add_rollouts, empty_table, share_out, weighted_sum
+from srl.training.rollout_table import add_rollouts, empty_table
+from srl.training.rollouts import Group, Rollout, share_out, weighted_sum
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +89,7 @@ class SRLTrainer(ChatTrainer, SharedPrefixTrainer):
         if self.tools or self.environments is not None or self._is_vlm:
             raise UserError("SRLTrainer takes text prompts only: no tools, environments or images")
         self._refill = RefillCursor(len(self.train_dataset), self.args.seed)
+        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT_STEPS)
         self._logged_at = time.perf_counter()
         self._samples_since_log = 0
         self._tokens_at_log = 0
@@ -120,12 +129,14 @@ class SRLTrainer(ChatTrainer, SharedPrefixTrainer):
         """
         wanted, n_processes = len(inputs) // self.num_generations, self.accelerator.num_processes
         n_wanted = wanted * n_processes
-        groups = self._sample_round(inputs)
+        extra = first_round_size(n_wanted, self._recent, self.args.max_oversampling) - n_wanted
+        groups = self._sample_round(inputs + self._refill_rows(math.ceil(extra / n_processes)))
         n_kept, n_refills = self._count_informative(groups), 0
         while n_kept < n_wanted and n_refills < self.args.max_refills:
             size = refill_size(n_wanted - n_kept, n_kept, len(groups) * n_processes, largest=n_wanted)
             groups += self._sample_round(self._refill_rows(math.ceil(size / n_processes)))
             n_kept, n_refills = self._count_informative(groups), n_refills + 1
+        self._recent.append((n_kept, len(groups) * n_processes))
         chosen, dropped = share_out(groups, wanted, self.accelerator.process_index)
         self._log_filter(groups, n_refills, n_missing=sum(not group.informative for group in chosen))
         return chosen, dropped
@@ -303,13 +314,17 @@ class SRLTrainer(ChatTrainer, SharedPrefixTrainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / REFILL_STATE, json.dumps({"position": self._refill.position}))
+            write_text(
+                folder / REFILL_STATE, json.dumps({"position": self._refill.position, "recent": [*self._recent]})
+            )
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """TRL's hook for state of its own, called on every process when a run resumes."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self._refill.position = json.loads(Path(checkpoint, REFILL_STATE).read_text())["position"]
+            state = json.loads(Path(checkpoint, REFILL_STATE).read_text())
+            self._refill.position = state["position"]
+            self._recent = deque(map(tuple, state.get("recent", [])), RECENT_STEPS)  # version 0.1 had none
             for _ in range(int(self.state.epoch)):  # transformers skips the batches of this epoch, not those before
                 next(iter(self._sampler))
