@@ -16,6 +16,7 @@ from srl.cli.compare import Compare
 from srl.cli.doctor import Doctor
 from srl.cli.evaluate import Evaluate
 from srl.cli.experiment import Demo, Experiment, Tiny
+from srl.cli.export import ExportVerl
 from srl.cli.plan import Plan
 from srl.cli.report import Report
 from srl.cli.rewrite import Rewrite
@@ -31,6 +32,7 @@ Command = (
     | Annotated[Rewrite, tyro.conf.subcommand("rewrite")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[ExportVerl, tyro.conf.subcommand("export")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -43,6 +45,10 @@ Command = (
 )
 
 
+WITH_RECIPE: dict[tuple[str, ...], type] = {("train",): Train, ("plan",): Plan, ("export", "verl"): ExportVerl}
+"""Commands whose flags override the values of the recipe that follows them."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `srl`. A `UserError` is one line on standard error and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -50,11 +56,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"srl {__version__}")
         return
     try:
-        with_recipe = {"train": Train, "plan": Plan}.get(arguments[0]) if arguments else None
-        if with_recipe and len(arguments) > 1 and not arguments[1].startswith("-"):
-            default = with_recipe(read_recipe(Path(arguments[1])))
-            prog = f"srl {arguments[0]} RECIPE"
-            command: Command = tyro.cli(with_recipe, args=arguments[2:], default=default, prog=prog)
+        words = next((words for words in WITH_RECIPE if tuple(arguments[: len(words)]) == words), ())
+        name, further = " ".join(words), arguments[len(words) :]
+        if words and further and not further[0].startswith("-"):
+            default = WITH_RECIPE[words](recipe=read_recipe(Path(further[0])))
+            command: Command = tyro.cli(
+                WITH_RECIPE[words], args=further[1:], default=default, prog=f"srl {name} RECIPE"
+            )
+        elif len(words) > 1:  # to tyro a subcommand is one word
+            command = tyro.cli(WITH_RECIPE[words], args=further, prog=f"srl {name}")
         else:
             command = tyro.cli(
                 Command,
