@@ -59,7 +59,7 @@ class Chat:
     def prompt_ids(self, prompts: Sequence[Any]) -> list[list[int]]:
         """The tokens of each prompt, up to where the completion begins."""
         return self.tokenizer.apply_chat_template(
-            [self._turns(prompt) for prompt in prompts],
+            [self.turns(prompt) for prompt in prompts],
             chat_template=self.template,
             add_generation_prompt=True,
             return_dict=True,
@@ -68,7 +68,7 @@ class Chat:
     def prompt_text(self, prompt: Sequence[Mapping[str, Any]]) -> str:
         """The prompt as the model reads it."""
         return self.tokenizer.apply_chat_template(
-            self._turns(prompt), chat_template=self.template, add_generation_prompt=True, tokenize=False
+            self.turns(prompt), chat_template=self.template, add_generation_prompt=True, tokenize=False
         )
 
     def encode(self, completion: str) -> list[int]:
@@ -102,7 +102,8 @@ class Chat:
         """`opening` as the template writes it."""
         return (self.marks.open if self.marks else OPEN_THOUGHT) * self.opens_thought
 
-    def _turns(self, prompt: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def turns(self, prompt: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The prompt's turns as the template takes them."""
         turns = [dict(turn) for turn in prompt]
         if self.system_in_user_turn and turns[0]["role"] == "system":
             system = turns.pop(0)["content"]
@@ -246,7 +247,7 @@ def _turn_end(chat: Chat) -> int | None:
 def _rendered(chat: Chat, turns: list[dict[str, Any]]) -> str | None:
     """A conversation that ends with an assistant's message; None where the template takes none."""
     try:
-        return chat.tokenizer.apply_chat_template(chat._turns(turns), chat_template=chat.template, tokenize=False)
+        return chat.tokenizer.apply_chat_template(chat.turns(turns), chat_template=chat.template, tokenize=False)
     except (TemplateError, TypeError, ValueError):
         return None
 

@@ -17,6 +17,7 @@ from srl.cli.compare import Compare
 from srl.cli.doctor import Doctor
 from srl.cli.evaluate import Evaluate
 from srl.cli.experiment import Demo, ExperimentCommand, Tiny
+from srl.cli.export import ExportVerl
 from srl.cli.plan import Plan
 from srl.cli.report import ReportCommand
 from srl.cli.rewrite import Rewrite
@@ -32,6 +33,7 @@ Command = (
     | Annotated[Rewrite, tyro.conf.subcommand("rewrite")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[ExportVerl, tyro.conf.subcommand("export")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -42,6 +44,10 @@ Command = (
     | Annotated[Tiny, tyro.conf.subcommand("tiny")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )
+
+
+WITH_RECIPE: dict[tuple[str, ...], type] = {("train",): Train, ("plan",): Plan, ("export", "verl"): ExportVerl}
+"""Commands whose flags override the values of the recipe that follows them."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,18 +73,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parsed(arguments: list[str]) -> Command:
-    """The command that is meant. After `srl train RECIPE` and `srl plan RECIPE`, flags override the recipe's keys.
+    """The command that is meant. Where a recipe comes first, flags override its keys.
 
     Raises:
         UserError: no such recipe; a value that does not fit the others.
     """
-    with_recipe = {"train": Train, "plan": Plan}.get(arguments[0]) if arguments else None
-    if with_recipe and len(arguments) > 1 and not arguments[1].startswith("-"):
-        default = with_recipe(read_recipe(Path(arguments[1])))
+    words = next((words for words in WITH_RECIPE if tuple(arguments[: len(words)]) == words), ())
+    name, further = f"srl {' '.join(words)}", arguments[len(words) :]
+    if words and further and not further[0].startswith("-"):
+        default = WITH_RECIPE[words](recipe=read_recipe(Path(further[0])))
         try:
-            return tyro.cli(with_recipe, args=arguments[2:], default=default, prog=f"srl {arguments[0]} RECIPE")
+            return tyro.cli(WITH_RECIPE[words], args=further[1:], default=default, prog=f"{name} RECIPE")
         except ValidationError as error:
-            raise UserError(f"{arguments[1]} with these flags: {explain(Recipe, error)}") from None
+            raise UserError(f"{further[0]} with these flags: {explain(Recipe, error)}") from None
+    if len(words) > 1:  # to tyro a subcommand is one word
+        return tyro.cli(WITH_RECIPE[words], args=further, prog=name)
     about = f"Supervised Reinforcement Learning: teach a small model to reason from expert steps (srl {__version__})."
     return tyro.cli(Command, args=arguments, prog="srl", description=about)
 

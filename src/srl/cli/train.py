@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -20,9 +21,18 @@ class Train:
     """Continue a stopped run from its last checkpoint."""
     overwrite: bool = False
     """Delete an earlier run in the same folder."""
+    engine: Literal["trl", "verl"] = "trl"
+    """What trains: TRL, on one machine, or verl, also on a cluster (docs/verl.md)."""
+    verl_python: Path | None = None
+    """The Python of verl's environment. Default: SRL_VERL_PYTHON, or the one that runs this."""
 
     def run(self) -> None:
         """Train."""
+        if self.engine == "verl":
+            from srl.verl.run import train_with_verl
+
+            train_with_verl(self.recipe, self.verl_python, resume=self.resume, overwrite=self.overwrite)
+            return
         from accelerate import PartialState
 
         from srl.training.train import train

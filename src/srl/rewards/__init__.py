@@ -1,5 +1,19 @@
 """What a rollout earns: the reward functions, the step similarity, and the judge of final answers."""
 
-from srl.rewards.functions import StepReward, answer_correctness, format_penalty, one_spelling, step_similarity
+from srl.rewards.functions import (
+    StepReward,
+    answer_correctness,
+    format_penalty,
+    one_spelling,
+    reward_functions,
+    step_similarity,
+)
 
-__all__ = ["StepReward", "answer_correctness", "format_penalty", "one_spelling", "step_similarity"]
+__all__ = [
+    "StepReward",
+    "answer_correctness",
+    "format_penalty",
+    "one_spelling",
+    "reward_functions",
+    "step_similarity",
+]

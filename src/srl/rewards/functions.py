@@ -20,7 +20,7 @@ from srl.chat.prompts import Completion, completion_text, parse_completion, user
 from srl.rewards.answer_text import known_answer
 from srl.rewards.answers import are_correct
 from srl.rewards.similarity import Elements, matched, ratios_batch
-from srl.runs.recipe import Reward
+from srl.runs.recipe import Recipe, Reward
 
 MALFORMED = -1.0
 PAPER = Reward()
@@ -108,6 +108,14 @@ class StepReward:
             "latex": one_spelling,
         }
         return [list(map(convert.get(self.options.elements, str), texts)) for texts in columns]
+
+
+def reward_functions(recipe: Recipe, tokenize: Callable[[str], list[int]] | None = None) -> list[Any]:
+    """The reward functions of the stages srl and rlvr."""
+    if recipe.stage == "rlvr":
+        return [answer_correctness]
+    step_reward = StepReward(recipe.reward, tokenize)
+    return [step_reward, format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
 
 
 def step_similarity(completions: Sequence[Any], expert_action: Sequence[str], **columns: Any) -> list[float | None]:

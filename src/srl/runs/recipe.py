@@ -2,6 +2,7 @@
 
 Keys carry TRL's names where TRL has one. The table `[trl]` hands any further option to TRL's own config
 (`GRPOConfig` or `SFTConfig`): loss_type, scale_rewards, epsilon, beta, use_vllm, report_to, deepspeed, …
+The table `[verl]` does so for the other engine; each engine reads its own.
 """
 
 from __future__ import annotations
@@ -230,6 +231,9 @@ class Recipe(_Table):
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
     trl: dict[str, Any] = Field(default={}, description="Further options of TRL's GRPOConfig or SFTConfig.")
+    verl: dict[str, Any] = Field(
+        default={}, description="Further options of verl, by its own names (docs/verl.md); for `--engine verl` only."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:

@@ -54,19 +54,10 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
     if recipe.stage != "srl" and recipe.reward != Reward():
         raise UserError(f"[reward] is for the stage srl, and the stage is {recipe.stage}; take the table out")
     rollout, validation = recipe.rollout, recipe.validation
-    batch_rows = (
-        recipe.sft.rows_per_step if recipe.stage == "sft" else rollout.prompts_per_step * rollout.num_generations
-    )
-    rows_per_pass = recipe.optim.per_device_train_batch_size * num_processes
-    if batch_rows % rows_per_pass:
-        raise UserError(
-            f"a batch of {batch_rows} rows cannot be shared by {num_processes} process(es) in passes of "
-            f"{recipe.optim.per_device_train_batch_size}: it must be a multiple of {rows_per_pass}"
-        )
     options = recipe.optim.model_dump(exclude={"max_num_tokens"}) | {
         "output_dir": str(recipe.output_dir),
         "seed": recipe.seed,
-        "gradient_accumulation_steps": batch_rows // rows_per_pass,
+        "gradient_accumulation_steps": passes_per_batch(recipe, num_processes),
         "use_cpu": not torch.accelerator.is_available(),  # without it several CPU processes run apart
         "bf16": torch.cuda.is_available(),
         "gradient_checkpointing": torch.cuda.is_available(),
@@ -98,6 +89,25 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
         if recipe.reward.format_term == "separate":
             options |= {"multi_objective_aggregation": "normalize_then_sum"}
     return options | _further_options(recipe, options)
+
+
+def passes_per_batch(recipe: Recipe, num_processes: int) -> int:
+    """How many forward and backward passes each process makes for one batch.
+
+    Raises:
+        UserError: the processes cannot share the batch out evenly.
+    """
+    rollout = recipe.rollout
+    batch_rows = (
+        recipe.sft.rows_per_step if recipe.stage == "sft" else rollout.prompts_per_step * rollout.num_generations
+    )
+    rows_per_pass = recipe.optim.per_device_train_batch_size * num_processes
+    if batch_rows % rows_per_pass:
+        raise UserError(
+            f"a batch of {batch_rows} rows cannot be shared by {num_processes} process(es) in passes of "
+            f"{recipe.optim.per_device_train_batch_size}: it must be a multiple of {rows_per_pass}"
+        )
+    return batch_rows // rows_per_pass
 
 
 def trainer_config(recipe: Recipe, options: dict[str, Any]) -> SFTConfig | SRLConfig:

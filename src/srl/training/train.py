@@ -26,7 +26,7 @@ from trl import SFTConfig, SFTTrainer
 
 from srl.chat.tokenizer import Chat, load_chat
 from srl.errors import UserError
-from srl.rewards import StepReward, answer_correctness, format_penalty
+from srl.rewards import reward_functions
 from srl.runs.checkpoints import tokens_at
 from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.recipe import Recipe
@@ -57,7 +57,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
 
     model_path = resolve_model(recipe.model.model_name_or_path)
     run = RunFolder(recipe.output_dir)
-    recipe = _dated(recipe, run if resume else None)
+    recipe = dated(recipe, run if resume else None)
     chat = load_chat(model_path, **recipe.chat.model_dump())
     positions = max_positions(model_path)
     train_rows = load_rows(recipe, "train", chat, positions)
@@ -92,7 +92,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         return save_model(recipe, trainer, model_path, chat, processes)
 
 
-def _dated(recipe: Recipe, resumed: RunFolder | None) -> Recipe:
+def dated(recipe: Recipe, resumed: RunFolder | None) -> Recipe:
     """The recipe with a date for chat templates that print one: a run that goes on keeps the day it started on."""
     goes_on = resumed is not None and (resumed.path / "config.toml").is_file()
     today = recipe.chat.today or (goes_on and resumed and resumed.recipe.chat.today) or date.today()
@@ -119,17 +119,10 @@ def build_trainer(
     if recipe.stage == "sft":
         trainer = SFTTrainer(args=config, **common)
     else:
-        trainer = SRLTrainer(args=config, reward_funcs=_rewards(recipe, chat), chat=chat, **common)
+        rewards = reward_functions(recipe, partial(chat.tokenizer.encode, add_special_tokens=False))
+        trainer = SRLTrainer(args=config, reward_funcs=rewards, chat=chat, **common)
         trainer.preflight = Preflight(recipe, chat)
         trainer.add_callback(trainer.preflight)
     trainer.remove_callback(PrinterCallback)
     trainer.create_model_card = lambda **_: None  # with each checkpoint, TRL's own; ours lies in model/
     return trainer
-
-
-def _rewards(recipe: Recipe, chat: Chat) -> list[Any]:
-    """The reward functions of the stages srl and rlvr."""
-    if recipe.stage == "rlvr":
-        return [answer_correctness]
-    step_reward = StepReward(recipe.reward, tokenize=partial(chat.tokenizer.encode, add_special_tokens=False))
-    return [step_reward, format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
