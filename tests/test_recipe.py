@@ -78,7 +78,7 @@ attn_implementation = "sdpa"
 def test_further_options_may_be_lists_and_tables(tmp_path):
     from srl.training.options import trainer_config, trainer_options
 
-    text = recipe_toml(open_recipe(prompts=4)) + LISTS_AND_TABLES  # ends with [trl]
+    text = recipe_toml(open_recipe(prompts=4)).replace("[trl]\n", "[trl]" + LISTS_AND_TABLES)
     (tmp_path / "r.toml").write_text(text)
     recipe = read_recipe(tmp_path / "r.toml")
     (tmp_path / "again.toml").write_text(recipe_toml(recipe))

@@ -4,10 +4,10 @@ from srl.rewards.functions import (
     StepReward,
     answer_correctness,
     format_penalty,
-    one_spelling,
     reward_functions,
     step_similarity,
 )
+from srl.rewards.latex import one_spelling
 
 __all__ = [
     "StepReward",

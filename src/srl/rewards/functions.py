@@ -9,7 +9,6 @@ request `expert_logprob_gain`. A step's reward is the paper's, or a variation of
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from srl.chat.prompts import Completion, completion_text, parse_completion, user_text
 from srl.rewards.answer_text import known_answer
 from srl.rewards.answers import are_correct
+from srl.rewards.latex import one_spelling
 from srl.rewards.similarity import Elements, matched, ratios_batch
 from srl.runs.recipe import Recipe, Reward
 
@@ -153,25 +153,6 @@ def answer_correctness(
         None if known_answer(known) is None else float(r and not t)
         for r, t, known in zip(right, cut_off, answer, strict=True)
     ]
-
-
-_SPELLINGS = {
-    **dict.fromkeys((r"\dfrac", r"\tfrac"), r"\frac"),
-    **dict.fromkeys((r"\(", r"\)", r"\[", r"\]", "$$"), "$"),
-    **dict.fromkeys((r"\,", r"\:", r"\;", r"\!", "\\ ", "\\\n", r"\quad", r"\qquad", "~"), " "),
-    **dict.fromkeys((r"\left", r"\right", r"\displaystyle"), ""),
-    **{r"\geq": r"\ge", r"\leq": r"\le", r"\neq": r"\ne"},
-}
-_LATEX = re.compile(r"\\(?:[A-Za-z]+|.)|\$\$|~", re.DOTALL)
-
-
-def one_spelling(text: str) -> str:
-    r"""LaTeX in one of its equivalent spellings: fractions, delimiters, relations, sizes, any white space.
-
-    >>> one_spelling(r"\[ \left(\dfrac{1}{2}\right) \geq  x \]") == one_spelling(r"$ (\tfrac{1}{2}) \ge\, x $")
-    True
-    """
-    return " ".join(_LATEX.sub(lambda command: _SPELLINGS.get(command[0], command[0]), text).split())
 
 
 def _parse(completions: Sequence[Any], truncated: Sequence[bool] | None) -> list[Completion]:

@@ -40,13 +40,7 @@ from srl.files import write_text
 from srl.shared_prefix.trainer import SharedPrefixTrainer
 from srl.training.chat_trainer import ChatTrainer
 from srl.training.config import SRLConfig
-from srl.training.dynamic_sampling import (
-    RECENT_STEPS,
-    RefillCursor,
-    first_round_size,
-    is_informative,
-    refill_size,
-)
+from srl.training.dynamic_sampling import RECENT_STEPS, RefillCursor, first_round_size, is_informative, refill_size
 from srl.training.expert_logprobs import expert_logprob_gains
 from srl.training.held_out import RowMeans
 from srl.training.preflight import Preflight
