@@ -164,14 +164,16 @@ def read_benchmark(name: str) -> Benchmark:
 def _hub_rows(name: str, benchmark: Benchmark) -> Iterable[Row]:
     import datasets
 
+    from srl.runs.hub import offline_without_network, why_not_loaded
+
+    offline_without_network()
     revision = None if benchmark.revision == UNPINNED else benchmark.revision
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(benchmark.dataset, benchmark.config, split=benchmark.split, revision=revision)
     except (OSError, ValueError) as error:  # no network, no such data set, configuration, split or revision
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{benchmark.source}: could not be loaded ({reason}); a local copy can take its place: "
+            f"{benchmark.source}: could not be loaded ({why_not_loaded(error)}); a local copy can take its place: "
             f"--benchmark-file {name}=FILE"
         ) from None
     return (Row(f"{benchmark.source}[{index}]", row) for index, row in enumerate(rows))
