@@ -1,9 +1,8 @@
 """Recipes: those that come with srl are valid, and what is written is read back."""
 
+import re
 from importlib import resources
 from pathlib import Path
-
-import re
 
 import pytest
 import torch
