@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from srl.errors import UserError
 from srl.evaluation.benchmarks import UNPINNED, known_answers, load_benchmark, load_benchmarks, read_benchmark
+from srl.files import write_jsonl
 from srl.rewards.answers import are_correct
 
 SHARED = Path(__file__).parents[2] / "shared/data/math_eval"
@@ -27,6 +29,39 @@ def write(folder, rows, **options):
     lines = [f"{key} = {json.dumps(value)}" for key, value in ({"title": "T", "file": "rows.jsonl"} | options).items()]
     (folder / "own.toml").write_text("\n".join(lines))
     return str(folder / "own.toml")
+
+
+def test_the_first_problems_are_named_as_such(tmp_path):
+    rows = [{"problem": f"{i} + 1?", "answer": i + 1} for i in range(5)]
+    path = write(tmp_path, rows, problems=5)
+    whole, first = load_benchmark(path), load_benchmark(path, limit=2)
+    assert first.questions == tuple(replace(question, benchmark="own[:2]") for question in whole.questions[:2])
+    assert (first.name, first.facts.title, first.facts.problems) == ("own[:2]", "T: first 2 of 5", 2)
+    assert first.sha256 != whole.sha256
+    assert load_benchmark(path, limit=5) == whole
+    with pytest.raises(UserError, match="--limit 0: expected 1 or more"):
+        load_benchmarks(path, limit=0)
+
+
+def test_a_folder_of_srl_steps_asks_its_held_out_problems(tmp_path, capsys):
+    def problem(text, answer):
+        prompt = [{"role": "system", "content": "Solve it."}, {"role": "user", "content": text}]
+        return {"trajectory_id": text, "prompt": prompt, "answer": answer, "solution": "1. so"}
+
+    folder = tmp_path / "sums"
+    folder.mkdir()
+    write_jsonl(folder / "train.problems.jsonl", [problem("1 + 1?", "2")])
+    with pytest.raises(UserError, match=r"validation.problems.jsonl: no such file"):
+        load_benchmark(str(folder))
+    held_out = [problem("2 + 2?", "4"), problem("Prove it.", "proof"), problem("3 + 3?", "6")]
+    write_jsonl(folder / "validation.problems.jsonl", held_out)
+    loaded = load_benchmark(str(folder))
+    assert [(q.text, q.answers) for q in loaded.questions] == [("2 + 2?", ("4",)), ("3 + 3?", ("6",))]
+    assert (loaded.name, loaded.benchmark.title) == ("sums", f"held-out problems of {folder}")
+    assert "1 of 3 problems have no known answer" in capsys.readouterr().out
+    write_jsonl(folder / "validation.problems.jsonl", held_out[1:2])
+    with pytest.raises(UserError, match="none of 1 held-out problems has a known answer"):
+        load_benchmark(str(folder))
 
 
 def test_srls_own_benchmarks():

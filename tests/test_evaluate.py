@@ -334,6 +334,16 @@ def test_a_runs_own_chat_options_are_used_and_recorded(solver, benchmark, tmp_pa
     assert all(one.completions[0].startswith("<think>") for one in samples(tmp_path / "e").values())
 
 
+def test_a_limit_stands_in_the_table_and_is_part_of_the_record(benchmark, tmp_path, capsys):
+    with serving(lambda _: completion(r"\boxed{9}")) as server:
+        options = EvaluationOptions()
+        evaluate(server.url, tmp_path / "e", benchmark, options, model="tiny", limit=2)
+        assert "max[:2] (2)" in capsys.readouterr().out
+        assert results(tmp_path / "e")["columns"][0]["benchmark"] == "max[:2]"
+        with pytest.raises(UserError, match="differs in benchmarks"):
+            evaluate(server.url, tmp_path / "e", benchmark, options, model="tiny", resume=True)
+
+
 def test_a_server_renders_prompts_itself(benchmark, tmp_path):
     with pytest.raises(UserError, match="a server renders the prompts itself"):
         run("http://localhost:1/v1", tmp_path / "e", benchmark, model="m", chat=ChatOptions(open_thought=True))

@@ -1,5 +1,6 @@
 """Recipes: those that come with srl are valid, and what is written is read back."""
 
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_what_cannot_work_is_refused(tmp_path, section, message):
 
 LISTS_AND_TABLES = """
 reward_weights = [1.0]
-report_to = ["tensorboard", "wandb"]
+report_to = ["tensorboard"]
 gradient_checkpointing_kwargs = { use_reentrant = false }
 generation_kwargs = { min_p = 0.1, stop_strings = ["x", "y"] }
 [trl.model_init_kwargs]
@@ -85,10 +86,25 @@ def test_further_options_may_be_lists_and_tables(tmp_path):
     assert read_recipe(tmp_path / "again.toml") == recipe
     config = trainer_config(recipe, trainer_options(recipe, 1, has_validation=False))
     assert config.reward_weights == [1.0]
-    assert config.report_to == ["tensorboard", "wandb"]
+    assert config.report_to == ["tensorboard"]
     assert config.gradient_checkpointing_kwargs == {"use_reentrant": False}
     assert config.generation_kwargs == {"min_p": 0.1, "stop_strings": ["x", "y"]}
     assert recipe.model_init_kwargs == {"attn_implementation": "sdpa"}
+
+
+@pytest.mark.parametrize(
+    ("report_to", "message"),
+    [
+        ("flyte", "`flyte` is not installed here"),
+        (["tensorboard", "wandbb"], "unknown `wandbb`; did you mean `wandb`?"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_one_line(report_to, message):
+    from srl.training.options import trainer_config, trainer_options
+
+    recipe = open_recipe(prompts=4).model_copy(update={"trl": {"report_to": report_to}})
+    with pytest.raises(UserError, match=re.escape(message)):
+        trainer_config(recipe, trainer_options(recipe, 1, has_validation=False))
 
 
 def test_a_flag_sets_further_options(tmp_path):

@@ -19,7 +19,10 @@ class Evaluate:
     source: tyro.conf.Positional[str]
     """A run folder, a model folder, a Hub id, or the URL of a server that speaks OpenAI's API."""
     benchmarks: str = "aime24,aime25,amc23,minerva"
-    """Names (also math500, gsm8k), .toml files or files of problems (.jsonl, …), separated by commas."""
+    """Names (also math500, gsm8k), .toml files, files of problems (.jsonl, …) or folders of srl steps, whose held-out
+    problems are asked; separated by commas."""
+    limit: int | None = None
+    """Only the first so many problems of each, as `gsm8k[:50]` in every table; no score to compare with others'."""
     out: Path | None = None
     """The folder to write. Default: runs/NAME-eval."""
     model: str | None = None
@@ -47,6 +50,7 @@ class Evaluate:
             replace(self.options, system_prompt=text_or_file(self.options.system_prompt)),
             model=self.model,
             benchmark_files=self.benchmark_file,
+            limit=self.limit,
             concurrency=self.concurrency,
             request_seconds=self.request_seconds,
             resume=self.resume,

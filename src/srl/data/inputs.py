@@ -88,6 +88,9 @@ def hub_rows(source: HubSource) -> Iterator[Row | UserError]:
     """
     from datasets import load_dataset
 
+    from srl.runs.hub import offline_without_network, why_not_loaded
+
+    offline_without_network()
     try:
         rows = load_dataset(
             source.path, name=source.subset, split=source.split, revision=source.revision, streaming=True
@@ -95,8 +98,9 @@ def hub_rows(source: HubSource) -> Iterator[Row | UserError]:
         for index, value in enumerate(rows):
             yield Row(f"{source.path}[{index}]", value)
     except (OSError, ValueError) as error:  # what `datasets` raises for every kind of absence
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source.path}: no such file, and not to be had as a Hub data set ({reason:.300})") from None
+        raise UserError(
+            f"{source.path}: no such file, and not to be had as a Hub data set ({why_not_loaded(error):.300})"
+        ) from None
 
 
 def documents(rows: Iterable[Row | UserError], is_known: Callable[[Any], bool]) -> Iterator[Row | UserError]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from srl.chat.prompts import user_text
 from srl.data.decontaminate import PROBLEM_FIELDS
+from srl.data.folder import rows_file
 from srl.errors import UserError
 from srl.evaluation.config import BenchmarkFacts
 from srl.files import SUFFIXES, Row, read_rows, suffix_of
@@ -100,8 +101,10 @@ class LoadedBenchmark:
         )
 
 
-def load_benchmarks(names: str, files: Sequence[str] = ()) -> list[LoadedBenchmark]:
+def load_benchmarks(names: str, files: Sequence[str] = (), limit: int | None = None) -> list[LoadedBenchmark]:
     """Load `aime24,amc23,mine.toml`; `files` (`name=path`) put local copies in place of data sets on the Hub.
+
+    With a `limit`, of each the first so many problems, under another name: `gsm8k[:50]` is no benchmark's score.
 
     Raises:
         UserError: an unknown name, a broken benchmark file, a field that is not there, another number of problems
@@ -112,7 +115,9 @@ def load_benchmarks(names: str, files: Sequence[str] = ()) -> list[LoadedBenchma
     for name in local:
         if name not in wanted:
             raise UserError(f"--benchmark-file {name}=…: {name} is not among --benchmarks {names}")
-    return [load_benchmark(name, local.get(name)) for name in wanted]
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: expected 1 or more")
+    return [load_benchmark(name, local.get(name), limit) for name in wanted]
 
 
 def _name_and_path(item: str) -> tuple[str, Path]:
@@ -122,18 +127,24 @@ def _name_and_path(item: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def load_benchmark(name: str, file: Path | None = None) -> LoadedBenchmark:
+def load_benchmark(name: str, file: Path | None = None, limit: int | None = None) -> LoadedBenchmark:
     """One benchmark, by name or by the path of its TOML file; its answers are checked against themselves."""
     benchmark = read_benchmark(name)
     if file:
         benchmark = benchmark.model_copy(update={"file": file, "dataset": None, "revision": UNPINNED})
-    name = Path(name).stem
-    rows = read_rows(benchmark.file) if benchmark.file else _hub_rows(name, benchmark)
-    questions = tuple(_question(name, index, row, benchmark) for index, row in enumerate(rows))
-    if benchmark.problems not in (None, len(questions)):
+    is_data = benchmark.file is not None and benchmark.file.parent == Path(name)
+    name = Path(name).resolve().name if is_data else Path(name).stem
+    rows = list(read_rows(benchmark.file) if benchmark.file else _hub_rows(name, benchmark))
+    rows = _with_known_answers(rows, benchmark.source) if is_data else rows
+    if benchmark.problems not in (None, len(rows)):
         raise UserError(
-            f"{benchmark.source}: {name} has {benchmark.problems} problems, found {len(questions)}: another copy"
+            f"{benchmark.source}: {name} has {benchmark.problems} problems, found {len(rows)}: another copy; of a "
+            "part of it, say --benchmarks FILE, or --limit N"
         )
+    if limit is not None and limit < len(rows):
+        name, title = f"{name}[:{limit}]", f"{benchmark.title}: first {limit} of {len(rows)}"
+        rows, benchmark = rows[:limit], benchmark.model_copy(update={"title": title})
+    questions = tuple(_question(name, index, row, benchmark) for index, row in enumerate(rows))
     return LoadedBenchmark(name, benchmark, questions, tuple(_unscorable(questions)))
 
 
@@ -151,27 +162,42 @@ def read_benchmark(name: str) -> Benchmark:
         text = path.read_text(encoding="utf-8")
     elif (folder / f"{name}.toml").is_file():
         text = (folder / f"{name}.toml").read_text(encoding="utf-8")
+    elif path.is_dir():
+        file = rows_file(path, "validation.problems")
+        return Benchmark(title=f"held-out problems of {path}", file=file, problem_fields=["prompt"])
     else:
         known = sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
         raise UserError(
             f"unknown benchmark `{name}`{suggest(name, known)}; there are {', '.join(known)}, "
-            "or give a .toml file, or a file of problems such as .jsonl"
+            "or give a .toml file, a file of problems such as .jsonl, or a folder of srl steps"
         )
     benchmark = from_toml(Benchmark, text, name)
     return benchmark.model_copy(update={"file": path.parent / benchmark.file}) if benchmark.file else benchmark
 
 
+def _with_known_answers(rows: list[Row], path: str) -> list[Row]:
+    """Rows of `srl steps` whose answer is known: proofs have none."""
+    known = [row for row in rows if known_answers(row.value.get("answer"))]
+    if not known:
+        raise UserError(f"{path}: none of {len(rows)} held-out problems has a known answer (srl steps --hold-out)")
+    if len(known) < len(rows):
+        print(f"{path}: {len(rows) - len(known)} of {len(rows)} problems have no known answer and are left out")
+    return known
+
+
 def _hub_rows(name: str, benchmark: Benchmark) -> Iterable[Row]:
     import datasets
 
+    from srl.runs.hub import offline_without_network, why_not_loaded
+
+    offline_without_network()
     revision = None if benchmark.revision == UNPINNED else benchmark.revision
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(benchmark.dataset, benchmark.config, split=benchmark.split, revision=revision)
     except (OSError, ValueError) as error:  # no network, no such data set, configuration, split or revision
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{benchmark.source}: could not be loaded ({reason}); a local copy can take its place: "
+            f"{benchmark.source}: could not be loaded ({why_not_loaded(error)}); a local copy can take its place: "
             f"--benchmark-file {name}=FILE"
         ) from None
     return (Row(f"{benchmark.source}[{index}]", row) for index, row in enumerate(rows))

@@ -39,6 +39,7 @@ def evaluate(
     model: str | None = None,
     manner: Manner | None = None,
     benchmark_files: tuple[str, ...] = (),
+    limit: int | None = None,
     concurrency: int = 16,
     request_seconds: float = REQUEST_SECONDS,
     resume: bool = False,
@@ -46,7 +47,8 @@ def evaluate(
 ) -> Path:
     """Evaluate a model (a run folder, a model folder, a Hub id, or the URL of a server) and print the table.
 
-    `manner` is how to ask, in place of what the options say of prompts and titles, and the run that the model is of.
+    `limit` takes the first so many problems of each benchmark. `manner` is how to ask, in place of what the options say
+    of prompts and titles, and the run that the model is of.
 
     Raises:
         UserError: model, benchmarks, options or output folder are not as they must be; a server that fails.
@@ -56,7 +58,7 @@ def evaluate(
     if served != (model is not None):
         raise UserError("--model names the model of a server: srl evaluate http://localhost:8000/v1 --model NAME")
     path = source if served else resolve_model(source)
-    loaded = load_benchmarks(benchmarks, benchmark_files)
+    loaded = load_benchmarks(benchmarks, benchmark_files, limit)
     plan = make_plan(loaded, options)
     manner = manner or manner_of(source, options.protocol, options.system_prompt, options.give_title)
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-eval"

@@ -256,4 +256,8 @@ def resolve_model(name_or_path: str) -> str:
         return str(model)
     if not path.exists() and (path.is_absolute() or name_or_path.count("/") != 1 or name_or_path.startswith(".")):
         raise UserError(f"{name_or_path}: expected a Hub id, a model folder or a run folder; no such folder")
+    if not path.exists():
+        from srl.runs.hub import offline_without_network
+
+        offline_without_network()
     return name_or_path

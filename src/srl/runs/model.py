@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.integrations.fsdp import is_fsdp_enabled
 
 from srl.errors import UserError
+from srl.runs.hub import why_not_loaded
 
 MAX_REASON_LENGTH = 300
 """Of what transformers says, which may fill a screen."""
@@ -68,6 +70,8 @@ def loading(path: str, what: str) -> Iterator[None]:
         reason = " ".join(TERMINAL_STYLE.sub("", str(error)).split())
         if "custom code" in reason:
             reason = "it needs Python code of its own (trust_remote_code), which srl does not run"
+        elif isinstance(error, OSError) and not Path(path).exists():
+            reason = why_not_loaded(error)
         elif not isinstance(error, OSError | ValueError):  # those explain themselves
             reason = f"{type(error).__name__}: {reason}"
         raise UserError(f"{path}: no {what} could be loaded: {reason:.{MAX_REASON_LENGTH}}") from error

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from trl import SFTConfig
 
 from srl.errors import UserError
@@ -118,9 +119,16 @@ def trainer_config(recipe: Recipe, options: dict[str, Any]) -> SFTConfig | SRLCo
     """
     config = SFTConfig if recipe.stage == "sft" else SRLConfig
     try:
-        return config(**options)
+        made = config(**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"[trl] {config.__name__} refuses these options: {' '.join(str(error).split())}") from None
+    installed = {"none", *get_available_reporting_integrations()}
+    for name in made.report_to:
+        if name not in INTEGRATION_TO_CALLBACK and name not in installed:
+            raise UserError(f"[trl] report_to: unknown `{name}`{suggest(name, sorted(INTEGRATION_TO_CALLBACK))}")
+        if name not in installed:
+            raise UserError(f"[trl] report_to: `{name}` is not installed here; pip install it, or leave it out")
+    return made
 
 
 BATCH = "`rollout.prompts_per_step` (sft: `sft.rows_per_step`) and `optim.per_device_train_batch_size`"
