@@ -74,19 +74,17 @@ def test_what_saves_most_is_taken():
 
 
 def test_one_call_shares_where_parts_in_a_loop_would_not_pay():
-    """One prompt of 300 tokens, eight short completions, a model of 135 million weights."""
+    """A prompt of 20 tokens, eight completions of 40, a model of 135 million weights."""
     small = ModelSize(30, 576, 9, 3, 64, 1536, 49152, tied=True)
     rng = np.random.default_rng(0)
-    prompt = rng.integers(0, 4096, 300)
-    rows = [np.concatenate([prompt, rng.integers(0, 4096, 40)]) for _ in range(8)]
-    found = {
-        one_call: cheapest(rows, [300] * 8, "trajectory", small, "cuda", one_call)[1] for one_call in (False, True)
-    }
-    assert found[True].unique_tokens == 299 + 8 * 40  # where a prompt ends, each row has a label of its own
-    assert found[False].unique_tokens == 8 * 339
-    # A few tokens in common are still not worth it.
-    short = [np.concatenate([[1, 2, 3], rng.integers(4, 4096, 50)]) for _ in range(8)]
-    assert cheapest(short, [3] * 8, "trajectory", SMALL, "cuda", True)[1].unique_tokens == 8 * 52
+
+    def tokens(prompt, one_call):
+        rows = [np.concatenate([prompt, rng.integers(4, 4096, 40)]) for _ in range(8)]
+        return cheapest(rows, [len(prompt)] * 8, "trajectory", small, "cuda", one_call)[1].unique_tokens
+
+    prompt = rng.integers(4, 4096, 20)
+    assert tokens(prompt, False) == 8 * 59
+    assert tokens(prompt, True) == 19 + 8 * 40  # where a prompt ends, each row has a label of its own
 
 
 def test_nothing_to_score_costs_nothing():
