@@ -73,5 +73,19 @@ def test_what_saves_most_is_taken():
     assert none > per_prompt
 
 
+def test_one_call_shares_where_parts_in_a_loop_would_not_pay():
+    """A prompt of 20 tokens, eight completions of 40, a model of 135 million weights."""
+    small = ModelSize(30, 576, 9, 3, 64, 1536, 49152, tied=True)
+    rng = np.random.default_rng(0)
+
+    def tokens(prompt, one_call):
+        rows = [np.concatenate([prompt, rng.integers(4, 4096, 40)]) for _ in range(8)]
+        return cheapest(rows, [len(prompt)] * 8, "trajectory", small, "cuda", one_call)[1].unique_tokens
+
+    prompt = rng.integers(4, 4096, 20)
+    assert tokens(prompt, False) == 8 * 59
+    assert tokens(prompt, True) == 19 + 8 * 40  # where a prompt ends, each row has a label of its own
+
+
 def test_nothing_to_score_costs_nothing():
     assert cheapest([np.array([1, 2])], [2], "trajectory", SMALL)[1].total == 0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from packaging.specifiers import SpecifierSet
 
 from srl.engines.protocols import Reply
 from srl.errors import UserError
@@ -14,6 +17,9 @@ from srl.records import Message
 
 if TYPE_CHECKING:
     from srl.chat.tokenizer import Chat
+
+VLLM = ">=0.27.1,<0.31"
+"""The versions of the extra `vllm` (pyproject.toml)."""
 
 EngineName = Literal["auto", "transformers", "vllm"]
 
@@ -30,13 +36,30 @@ class BatchEngine(Protocol):
 
 def engine_name(wanted: EngineName) -> str:
     """Resolve `auto`: vLLM if it is installed and there is a GPU, otherwise transformers."""
-    if wanted == "vllm" and not find_spec("vllm"):
-        raise UserError("--engine vllm: vLLM is not installed here (pip install vllm)")
+    if wanted == "vllm":
+        require_vllm("--engine vllm")
     if wanted != "auto":
         return wanted
     import torch
 
-    return "vllm" if find_spec("vllm") and torch.cuda.is_available() else "transformers"
+    if not find_spec("vllm") or not torch.cuda.is_available():
+        return "transformers"
+    require_vllm("--engine auto", "; or choose --engine transformers")
+    return "vllm"
+
+
+def require_vllm(what_for: str, otherwise: str = "") -> None:
+    """See that vLLM is installed in a version that works with this transformers and this TRL.
+
+    Raises:
+        UserError: it is not.
+    """
+    found = metadata.version("vllm") if find_spec("vllm") else None
+    if found is None or not SpecifierSet(VLLM).contains(found, prereleases=True):
+        there = f"found {found}" if found else "it is not installed here"
+        raise UserError(
+            f"{what_for}: expected vLLM {VLLM}, {there}; pip install 'supervised-rl[vllm]' brings one{otherwise}"
+        )
 
 
 def load_engine(name: str, path: str, max_tokens: int, **chat_options: Any) -> BatchEngine:

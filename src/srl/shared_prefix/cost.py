@@ -14,7 +14,10 @@ from srl.shared_prefix.packing import Ids, Pack, Sharing, pack
 
 START_OF_A_PART = {"cpu": 3e6, "cuda": 1e10}
 """FLOPs that a device could do in the time that one part of one layer's attention takes beside its arithmetic,
-forward and backward. Measured on one CPU core (60 µs at 50 GFLOP/s); estimated for a GPU (a dozen launches)."""
+forward and backward. Measured on one CPU core (60 µs at 50 GFLOP/s) and, 0.2 ms at 50 TFLOP/s, on one H200."""
+
+PAIRS_OF_A_PART = 128 * 128
+"""Where attention is one call, a part starts in the middle of a tile of the score matrix, which is computed whole."""
 
 MERGING = 1000
 """The same for merging one number of an attention output, in FLOPs: it is read and written some six times. Measured
@@ -98,20 +101,25 @@ class Cost:
         return self.raw_tokens / max(1, self.unique_tokens)
 
 
-def cost(packs: Sequence[Pack], rows: Sequence[Ids], size: ModelSize, device_type: str = "cpu") -> Cost:
-    """The cost of packs of these rows."""
+def cost(
+    packs: Sequence[Pack], rows: Sequence[Ids], size: ModelSize, device_type: str = "cpu", one_call: bool = False
+) -> Cost:
+    """The cost of packs of these rows; `one_call`: a layer's attention over a pack is one call (`one_call.py`)."""
     unique = sum(one.plan.n_places for one in packs)
     pairs = sum(one.plan.n_pairs for one in packs)
     parts = sum(len(one.plan.chains) + len(one.plan.blocks) for one in packs)
     merged = sum(block.stop - block.start for one in packs for block in one.plan.blocks)
     width = size.heads * size.head_size
-    per_part = START_OF_A_PART.get(device_type, START_OF_A_PART["cuda"])
+    if one_call:
+        overhead = 14.0 * width * PAIRS_OF_A_PART * parts
+    else:
+        overhead = START_OF_A_PART.get(device_type, START_OF_A_PART["cuda"]) * parts + MERGING * width * merged
     return Cost(
         unique_tokens=unique,
         raw_tokens=sum(len(rows[i]) for one in packs for i in one.rows),
         attention_pairs=pairs,
         flops=6.0 * size.matrix_weights * unique + 14.0 * size.layers * width * pairs,
-        overhead=size.layers * (per_part * parts + MERGING * width * merged),
+        overhead=size.layers * overhead,
     )
 
 
@@ -121,7 +129,9 @@ def cheapest(
     sharing: Sharing,
     size: ModelSize,
     device_type: str = "cpu",
+    one_call: bool = False,
 ) -> tuple[list[Pack], Cost]:
     """The packs that cost least, among those that share as far as `sharing` or less."""
     choices = [pack(rows, prompt_lengths, each) for each in COARSER[sharing]]
-    return min(((packs, cost(packs, rows, size, device_type)) for packs in choices), key=lambda choice: choice[1].total)
+    found = [(packs, cost(packs, rows, size, device_type, one_call)) for packs in choices]
+    return min(found, key=lambda choice: choice[1].total)

@@ -110,9 +110,14 @@ def _in_order(chosen_NN: npt.NDArray[np.bool_], device: torch.device) -> tuple[T
 # --- where it is used -----------------------------------------------------------------------------------
 
 
+def is_meant_for(device_type: str, dtype: torch.dtype) -> bool:
+    """Where one call is tried at all."""
+    return device_type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+
+
 def one_call_for(query: Tensor, key: Tensor, plan: AttentionPlan) -> Attention | None:
     """`attend`, compiled, where it is right; None where the parts shall compute."""
-    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16):
+    if not is_meant_for(query.device.type, query.dtype):
         return None
     length = rounded_up(plan.n_places)
     if length not in _compiled_lengths and len(_compiled_lengths) == MOST_LENGTHS:

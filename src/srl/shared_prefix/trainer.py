@@ -29,6 +29,7 @@ from trl.trainer.utils import RepeatSampler, get_config_model_id
 from srl.errors import UserError
 from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION, model_inputs
 from srl.shared_prefix.cost import Cost, ModelSize, cheapest
+from srl.shared_prefix.one_call import is_meant_for
 from srl.shared_prefix.packing import Ids, Pack
 from srl.shared_prefix.sampler import SamplingOptions, sample_completions
 from srl.shared_prefix.support import why_no_sampling, why_no_training
@@ -195,7 +196,8 @@ class SharedPrefixTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
             )
-        size = batch_size or len(input_ids)
+        size, kind = batch_size or len(input_ids), input_ids.device.type
+        one_call = is_meant_for(kind, self._computes_in)
         # Brought to the CPU once, before the device has work that this would wait for.
         host = torch.stack((input_ids, attention_mask.to(input_ids.dtype))).cpu()
         parts = []
@@ -203,7 +205,7 @@ class SharedPrefixTrainer(GRPOTrainer):
             input_ids.split(size), attention_mask.split(size), host.split(size, dim=1), strict=True
         ):
             rows, lengths = unpadded(host_ids_BT, host_mask_BT, logits_to_keep)
-            packs, cost = cheapest(rows, lengths, self.args.share_prefix, self._model_size, ids_BT.device.type)
+            packs, cost = cheapest(rows, lengths, self.args.share_prefix, self._model_size, kind, one_call)
             self._count_tokens(cost)
             saved = cost.raw_tokens - cost.unique_tokens - len(rows)  # a row's last token is left out in any case
             padding = ids_BT.numel() - cost.raw_tokens

@@ -9,11 +9,13 @@ from contextlib import ExitStack, contextmanager
 
 from accelerate import PartialState
 
+from srl.engines.engines import require_vllm
 from srl.errors import UserError, disk_fault
 from srl.files import locked
 from srl.runs.folder import RunFolder, open_run
 from srl.runs.recipe import Recipe
 from srl.training.heartbeat import watched_by_one_another
+from srl.training.out_of_memory import is_out_of_memory, what_to_change
 
 LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|socket", re.IGNORECASE)
 """In what torch raises where another process of the run has ended or does not answer."""
@@ -24,10 +26,12 @@ def attended(recipe: Recipe, processes: PartialState, *, resume: bool, overwrite
     """The run folder, opened and locked by the main process; the others wait until it is.
 
     Raises:
-        UserError: as `open_run`; another process has the folder; the disk is full, read-only or gone; another process
-            of this run has ended.
+        UserError: as `open_run`; vLLM is asked for and does not fit; another process has the folder; the disk is full,
+            read-only or gone; another process of this run has ended; memory is full.
     """
     run = RunFolder(recipe.output_dir)
+    if recipe.trl.get("use_vllm"):
+        require_vllm("[trl] use_vllm")
     with ExitStack() as stack:
         stack.enter_context(watched_by_one_another(processes))
         try:
@@ -39,7 +43,7 @@ def attended(recipe: Recipe, processes: PartialState, *, resume: bool, overwrite
         except UserError:
             raise
         except Exception as error:
-            if (line := _in_one_line(error, run, processes)) is None:
+            if (line := _in_one_line(error, recipe, run, processes)) is None:
                 raise
             raise UserError(line) from error
 
@@ -49,7 +53,7 @@ def how_to_go_on(run: RunFolder) -> str:
     return f"go on with: srl train {run.path / 'config.toml'} --resume"
 
 
-def _in_one_line(error: Exception, run: RunFolder, processes: PartialState) -> str | None:
+def _in_one_line(error: Exception, recipe: Recipe, run: RunFolder, processes: PartialState) -> str | None:
     """What happened outside the program; None if it is an error of its own."""
     if processes.num_processes > 1 and isinstance(error, RuntimeError) and LOST_PEER.search(str(error)):
         reason = str(error).splitlines()[0]
@@ -57,6 +61,8 @@ def _in_one_line(error: Exception, run: RunFolder, processes: PartialState) -> s
             f"process {processes.process_index} of {processes.num_processes}: another one has ended or does not "
             f"answer ({reason:.200}); {how_to_go_on(run)}"
         )
+    if is_out_of_memory(error):
+        return f"{what_to_change(recipe, processes)}; then start a new run"
     fault = disk_fault(error)
     if not run.exists:
         return fault or f"{run.path}: the run folder is gone ({str(error).splitlines()[0]:.200})"

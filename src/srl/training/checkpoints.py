@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from srl.errors import UserError
 from srl.runs.checkpoints import best_of, n_processes, problem_with, rotate, write_manifest
 from srl.runs.folder import RunFolder
+from srl.training.out_of_memory import is_out_of_memory
 
 
 class WholeCheckpoints(TrainerCallback):
@@ -69,7 +70,7 @@ def reading(checkpoint: Path | None, trainer: Trainer) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if checkpoint is None or first_step.begun:
+        if checkpoint is None or first_step.begun or is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
         raise UserError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -68,8 +69,19 @@ class Forecast(NamedTuple):
     """"trajectory", "prompt" and "rows" (not shared, not padded)."""
 
 
-def forecast(recipe: Recipe, completion_tokens: int, gpu: Gpu | None = None, devices: int = 1) -> Forecast:
-    """What one step takes on so many GPUs, or on this machine's CPU.
+class FirstStep(NamedTuple):
+    """What a step computes, as far as the recipe's data and model decide it."""
+
+    recipe: Recipe
+    """With its batch."""
+    prompts: list[list[int]]
+    rows: int
+    """Of the data."""
+    size: ModelSize
+
+
+def first_step(recipe: Recipe, devices: int = 1) -> FirstStep:
+    """The prompts of the first step, drawn as the trainer draws them, and the size of the model.
 
     Raises:
         UserError: a stage without rollouts, no data, a model without configuration.
@@ -82,49 +94,62 @@ def forecast(recipe: Recipe, completion_tokens: int, gpu: Gpu | None = None, dev
     if not rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
     recipe = fit_to_data(recipe, len(rows), num_processes=devices)
-    asked = [rows[index]["prompt"] for index in _step(recipe, list(rows["trajectory_id"]))]
-    prompts = chat.prompt_ids(asked)
+    prompts = chat.prompt_ids([rows[index]["prompt"] for index in _step(recipe, list(rows["trajectory_id"]))])
     with loading(path, "configuration"):
         size = ModelSize.of(AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config())
-    passes = _passes(prompts, recipe, completion_tokens, size.vocabulary)
-    machine = _Machine(recipe, size, gpu, devices, prompts, completion_tokens)
-    of_epochs = math.ceil(recipe.optim.num_train_epochs * (len(rows) // len(asked)))
+    return FirstStep(recipe, prompts, len(rows), size)
+
+
+def forecast(recipe: Recipe, completion_tokens: int, gpu: Gpu | None = None, devices: int = 1) -> Forecast:
+    """What one step takes on so many GPUs, or on this machine's CPU.
+
+    Raises:
+        UserError: as `first_step`.
+    """
+    step = first_step(recipe, devices)
+    machine = Machine(step, completion_tokens, gpu, devices)
+    of_epochs = math.ceil(recipe.optim.num_train_epochs * (step.rows // len(step.prompts)))
     steps = recipe.optim.max_steps if recipe.optim.max_steps > 0 else of_epochs
-    return Forecast(len(asked), steps, {sharing: machine.takes(passes, sharing) for sharing in COARSER})
+    return Forecast(len(step.prompts), steps, {sharing: machine.takes(sharing) for sharing in COARSER})
 
 
-class _Machine:
-    """Where a step runs, and what of it does not depend on sharing."""
+class Machine:
+    """Where a step runs."""
 
-    def __init__(
-        self, recipe: Recipe, size: ModelSize, gpu: Gpu | None, devices: int, prompts: list[list[int]], completion: int
-    ) -> None:
-        self.recipe, self.size, self.gpu, self.devices = recipe, size, gpu, devices
-        self.completion = completion
-        self.lengths = [len(prompt) for prompt in prompts]
-        self.rows = len(prompts) * recipe.rollout.num_generations // devices
-        self.speed = 0.0 if gpu else cpu_flops()
+    def __init__(self, step: FirstStep, completion_tokens: int, gpu: Gpu | None = None, devices: int = 1) -> None:
+        self.recipe, self.size, self.gpu, self.devices = step.recipe, step.size, gpu, devices
+        self.completion = completion_tokens
+        self.lengths = [len(prompt) for prompt in step.prompts]
+        self.rows = len(step.prompts) * step.recipe.rollout.num_generations // devices
+        self.passes = _passes(step.prompts, step.recipe, completion_tokens, step.size.vocabulary)
 
-    def takes(self, passes: list[tuple[list[Ids], list[int]]], sharing: Any) -> Sharing:
+    @cached_property
+    def cpu_flops(self) -> float:
+        """Tried once."""
+        return cpu_flops()
+
+    def takes(self, sharing: Any) -> Sharing:
         """One step with this sharing."""
-        packed = [(pack(rows, lengths, sharing), rows) for rows, lengths in passes]
+        packed = [(pack(rows, lengths, sharing), rows) for rows, lengths in self.passes]
         costs = [cost(packs, rows, self.size) for packs, rows in packed]
-        held = memory(
-            self.recipe,
-            self.size,
-            max(one.unique_tokens for one in costs),
-            self.rows * (max(self.lengths) + self.completion),
-            on_gpu=self.gpu is not None,
-            devices=self.devices,
-        )
+        held = self.memory(max(one.unique_tokens for one in costs), on_gpu=self.gpu is not None)
         return Sharing(sum_of(costs), held, self._seconds([packs for packs, _ in packed], costs))
+
+    def memory(self, pass_tokens: int, *, on_gpu: bool) -> Memory:
+        """Of each device."""
+        sampled = self.rows * (max(self.lengths) + self.completion)
+        return memory(self.recipe, self.size, pass_tokens, sampled, on_gpu=on_gpu, devices=self.devices)
+
+    def largest_pass(self, sharing: Any) -> int:
+        """Tokens that are computed in it."""
+        return max(sum(one.plan.n_places for one in pack(*each, sharing)) for each in self.passes)
 
     def _seconds(self, passes: list[list[Pack]], costs: list[Cost]) -> Seconds:
         size, recipe, mean = self.size, self.recipe, sum(self.lengths) / len(self.lengths)
         if self.gpu is None:
             tokens = self.rows * self.completion + sum(self.lengths)
-            sampling = 2 * size.matrix_weights * tokens / (self.speed / 2)
-            return Seconds(sampling, sum(one.total for one in costs) / self.speed, 0.0)
+            sampling = 2 * size.matrix_weights * tokens / (self.cpu_flops / 2)
+            return Seconds(sampling, sum(one.total for one in costs) / self.cpu_flops, 0.0)
         trained = adapter_weights(size, recipe.model.lora_r) if recipe.model.use_peft else size.weights
         options = precision(recipe, on_gpu=True), checkpoints(recipe, on_gpu=True)
         passing = sum(

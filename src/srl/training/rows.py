@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,11 @@ from srl.errors import UserError
 from srl.files import arrow_schema
 from srl.rewards.answer_text import known_answer
 from srl.runs.recipe import Recipe
+from srl.training.prefixes import say_where_prefixes_break
 from srl.training.preflight import say_if_thoughts_are_missing
 
 FEATURES = {kind: Features.from_arrow_schema(arrow_schema(columns)) for kind, columns in COLUMNS.items()}
 """Guessed types would break where a column is empty for the first 10 MB."""
-
-PREFIX_CHECKED_ROWS = 1000
-"""A template that breaks prefixes shows in the first trajectories."""
 
 
 def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = None) -> Dataset | None:
@@ -46,7 +43,7 @@ def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = No
     rows = _without_special_tokens(rows, chat, path)
     rows = _within_length(rows, recipe, chat, path, positions)
     if recipe.stage == "srl" and split == "train" and recipe.rollout.share_prefix == "trajectory":
-        _say_where_prefixes_break(rows, chat, path)
+        say_where_prefixes_break(rows, chat, path)
     if recipe.stage == "sft":
         if split == "train" and recipe.row_kind == "steps":
             say_if_thoughts_are_missing(rows, path)
@@ -123,41 +120,3 @@ def _within_length(rows: Dataset, recipe: Recipe, chat: Chat, path: Path, positi
     if n_long:
         print(f"{path}: {n_long} of {len(rows)} prompts are longer than {limit} tokens and are left out")
     return rows.select(fitting) if n_long else rows
-
-
-def _say_where_prefixes_break(rows: Dataset, chat: Chat, path: Path) -> None:
-    """Print where a step's tokens do not go on from those of the step before, although its text does.
-
-    Nothing is computed wrongly then, but less of it is shared.
-    """
-    first = rows.select(range(min(PREFIX_CHECKED_ROWS, len(rows)))).to_list()
-    prompts = chat.prompt_ids([row["prompt"] for row in first])
-    pairs = [
-        (row, ids, next_row, next_ids)
-        for (row, ids), (next_row, next_ids) in pairwise(zip(first, prompts, strict=True))
-        if row["trajectory_id"] == next_row["trajectory_id"] and _goes_on(row["prompt"], next_row["prompt"])
-    ]
-    broken = []
-    for row, ids, next_row, next_ids in pairs:
-        shared, ending = _alike(ids, next_ids), _alike(ids[::-1], next_ids[::-1])
-        if shared + ending < len(ids):  # beside the template's closing, which both end with
-            broken.append((shared, row, ids, next_row, next_ids))
-    if broken:
-        shared, row, ids, next_row, next_ids = broken[0]
-        found, expected = (chat.tokenizer.decode(some[shared : shared + 1]) for some in (next_ids, ids))
-        print(
-            f"{path}: in {len(broken)} of {len(pairs)} cases a prompt's text goes on where that of the step before "
-            f"ends, but its tokens do not, so less is shared; first in trajectory {row['trajectory_id']}, steps "
-            f"{row['step_index']} and {next_row['step_index']}: token {shared + 1} of {len(ids)} is {found!r}, not "
-            f"{expected!r}. Either the chat template writes what varies before the text, or the tokenizer joins steps."
-        )
-
-
-def _alike(one: list[int], other: list[int]) -> int:
-    """How many tokens two prompts begin with alike."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _goes_on(prompt: list[dict[str, Any]], later: list[dict[str, Any]]) -> bool:
-    """Whether a later prompt's text begins with all of an earlier one's."""
-    return prompt[:-1] == later[:-1] and later[-1]["content"].startswith(prompt[-1]["content"])
