@@ -87,9 +87,9 @@ class StepReward:
 
     def similarities(self, actions: Sequence[str], experts: Sequence[str]) -> list[float]:
         """R of each action and the expert's at the same index."""
-        measure = self.options.similarity
-        if measure == "text":
-            return ratios_batch(*self._elements(actions, experts))
+        if (measure := self.options.similarity) == "text":
+            compared, with_these = self._elements(actions, experts)
+            return ratios_batch(compared, with_these)
         pairs = zip(actions, experts, strict=True)
         return [action_score(action, expert, measure) if action else 0.0 for action, expert in pairs]
 
