@@ -20,6 +20,7 @@ from srl.rewards.actions import action_score, why_no_action
 from srl.rewards.answer_text import known_answer
 from srl.rewards.answers import are_correct
 from srl.rewards.latex import one_spelling
+from srl.rewards.logs import log_metrics, log_rollouts
 from srl.rewards.similarity import Elements, matched, ratios_batch
 from srl.runs.recipe import Recipe, Reward
 
@@ -77,11 +78,11 @@ class StepReward:
             shares = [self.options.expert_logprob_weight * _logistic(gain) for gain in expert_logprob_gain]
             rewards = [r + (1 - r) * share for r, share in zip(rewards, shares, strict=True)]
         if log_metric:
-            _log_metrics(log_metric, parsed, experts, similarities)
+            log_metrics(log_metric, parsed, experts, similarities)
         if log_extra:
             if expert_logprob_gain is not None:
                 columns["expert_logprob_gain"] = expert_logprob_gain
-            _log_rollouts(log_extra, parsed, {**columns, "expert_action": expert_action})
+            log_rollouts(log_extra, parsed, {**columns, "expert_action": expert_action})
         malformed = MALFORMED if self.options.format_term == "in_group" else None
         return [malformed if p.format_error else r for p, r in zip(parsed, rewards, strict=True)]
 
@@ -177,27 +178,6 @@ def answer_correctness(
 def _copied(text: Elements, context: Elements) -> float:
     """The share of a text that also stands, in this order, in the context."""
     return matched(text, context) / len(text) if text else 0.0
-
-
-def _log_metrics(
-    log_metric: Callable[[str, float], None], parsed: list[Completion], experts: list[str], similarities: list[float]
-) -> None:
-    for completion, expert, similarity in zip(parsed, experts, similarities, strict=True):
-        log_metric("format_error_rate", float(completion.format_error is not None))
-        log_metric("exact_step_rate", float(completion.action == expert))
-        if not completion.format_error:
-            log_metric("step_similarity", similarity)
-
-
-def _log_rollouts(
-    log_extra: Callable[[str, list[Any]], None], parsed: list[Completion], columns: dict[str, Sequence[Any]]
-) -> None:
-    log_extra("thought", [p.thought for p in parsed])
-    log_extra("action", [p.action for p in parsed])
-    log_extra("format_error", [p.format_error for p in parsed])
-    for name in ("trajectory_id", "step_index", "expert_action", "expert_logprob_gain"):
-        if name in columns:
-            log_extra(name, list(columns[name]))
 
 
 def _logistic(x: float) -> float:
