@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM
 from srl.chat.tokenizer import load_chat
 from srl.errors import UserError
 from srl.runs.folder import resolve_model
+from srl.runs.model import max_positions
 from srl.runs.recipe import Data, Model, Recipe, Rollout
-from srl.training.policy import load_policy, lora, max_positions
+from srl.training.policy import load_policy, lora
 from srl.training.rows import load_rows
 
 

@@ -4,13 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.rewards import (
-    StepReward,
-    answer_correctness,
-    format_penalty,
-    one_spelling,
-    step_similarity,
-)
+from srl.rewards import StepReward, answer_correctness, one_spelling, step_similarity
 from srl.rewards.functions import MALFORMED
 from srl.rewards.similarity import ratio
 from srl.runs.recipe import Reward
@@ -174,7 +168,8 @@ def test_a_thought_fills_part_of_what_the_action_leaves_open():
 
 
 def test_the_format_penalty_by_itself():
-    assert format_penalty([GOOD + "a", "a", GOOD + "a"], truncated=[False, False, True]) == [0.0, MALFORMED, MALFORMED]
+    penalties = StepReward().format_penalty([GOOD + "a", "a", GOOD + "a"], ["a"] * 3, truncated=[False, False, True])
+    assert penalties == [0.0, MALFORMED, MALFORMED]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,12 @@ def step_prompt(problem: str, context: str, system_prompt: str = STEP_SYSTEM_PRO
     return _messages(f"Question: {problem}\n\nSolution:\n{context}", system_prompt)
 
 
+def asks_for_solution_step(prompt: str | Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a prompt is a `step_prompt`, and not one for an action in an environment."""
+    text = user_text(prompt)
+    return text.startswith("Question: ") and "\n\nSolution:\n" in text
+
+
 def title_prompt(problem: str, context: str) -> tuple[Message, ...]:
     """The prompt for the title alone of the step after `context`, for a model that was trained with titles given."""
     return _messages(f"{TITLE_REQUEST}\n\nQuestion: {problem}\n\nSolution:\n{context}", "")

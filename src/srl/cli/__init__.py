@@ -19,6 +19,7 @@ from srl.cli.evaluate import Evaluate
 from srl.cli.experiment import Demo, ExperimentCommand, Tiny
 from srl.cli.export import ExportVerl
 from srl.cli.plan import Plan
+from srl.cli.profile import Profile
 from srl.cli.report import ReportCommand
 from srl.cli.rewrite import Rewrite
 from srl.cli.sample import Sample
@@ -31,6 +32,7 @@ from srl.runs.recipe import Recipe, explain, read_recipe
 Command = (
     Annotated[Steps, tyro.conf.subcommand("steps")]
     | Annotated[Rewrite, tyro.conf.subcommand("rewrite")]
+    | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[ExportVerl, tyro.conf.subcommand("export")]
@@ -96,5 +98,5 @@ def _remedy(arguments: list[str]) -> str:
     """How to go on with a command that was cut short, for those that can."""
     if arguments[:1] in (["experiment"], ["demo"]):
         return "; the same command goes on"
-    goes_on = arguments[:1] in (["train"], ["evaluate"], ["swe"])
+    goes_on = arguments[:1] in (["train"], ["evaluate"], ["swe"], ["profile"])
     return "; the same command with --resume goes on" if goes_on else ""

@@ -28,6 +28,7 @@ class BatchEngine(Protocol):
     """An engine that runs in this process and completes a batch of prompts per call."""
 
     name: str
+    chat: Chat
 
     def generate(self, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int], temperature: float) -> list[Reply]:
         """Complete each prompt once, with its own seed, in order; temperature 0 is greedy."""

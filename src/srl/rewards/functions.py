@@ -16,9 +16,11 @@ from itertools import count
 from typing import Any
 
 from srl.chat.prompts import Completion, completion_text, parse_completion, user_text
+from srl.rewards.actions import action_score, why_no_action
 from srl.rewards.answer_text import known_answer
 from srl.rewards.answers import are_correct
 from srl.rewards.latex import one_spelling
+from srl.rewards.logs import log_metrics, log_rollouts
 from srl.rewards.similarity import Elements, matched, ratios_batch
 from srl.runs.recipe import Recipe, Reward
 
@@ -32,12 +34,13 @@ class StepReward:
 
     With the default options this is the paper's reward, R (§4.2). In full:
 
-        R = 2M / T                                          of `elements`
+        R = 2M / T                                          of `elements`; or another `similarity`
         P = R · (1 − copy_penalty · max(0, copied(action) − copied(expert)))    from the user turn
         reward = P + (1 − P) · expert_logprob_weight · logistic(expert_logprob_gain)
 
-    An action equal to the expert's earns 1.0 under all of them. With the format term "separate", a malformed
-    completion earns nothing here (None), and −1 from `format_penalty`.
+    An action equal to the expert's earns 1.0 under all of them (but PivotRL's takes off for long edits). Where actions
+    are compared, one that the expert's harness would not take is malformed. With the format term "separate", a
+    malformed completion earns nothing here (None), and −1 from `format_penalty`.
     """
 
     options: Reward = PAPER
@@ -62,7 +65,7 @@ class StepReward:
         Logs, per completion, the parts of the rollout as columns and, as metrics, `format_error_rate`,
         `exact_step_rate` and `step_similarity` (R of the well-formed completions).
         """
-        parsed = _parse(completions, truncated)
+        parsed = self._parse(completions, expert_action, truncated)
         actions, experts = [p.action for p in parsed], [expert.strip() for expert in expert_action]
         similarities = self.similarities(actions, experts)
         rewards = similarities
@@ -75,18 +78,44 @@ class StepReward:
             shares = [self.options.expert_logprob_weight * _logistic(gain) for gain in expert_logprob_gain]
             rewards = [r + (1 - r) * share for r, share in zip(rewards, shares, strict=True)]
         if log_metric:
-            _log_metrics(log_metric, parsed, experts, similarities)
+            log_metrics(log_metric, parsed, experts, similarities)
         if log_extra:
             if expert_logprob_gain is not None:
                 columns["expert_logprob_gain"] = expert_logprob_gain
-            _log_rollouts(log_extra, parsed, {**columns, "expert_action": expert_action})
+            log_rollouts(log_extra, parsed, {**columns, "expert_action": expert_action})
         malformed = MALFORMED if self.options.format_term == "in_group" else None
         return [malformed if p.format_error else r for p, r in zip(parsed, rewards, strict=True)]
 
     def similarities(self, actions: Sequence[str], experts: Sequence[str]) -> list[float]:
         """R of each action and the expert's at the same index."""
-        compared, with_these = self._elements(actions, experts)
-        return ratios_batch(compared, with_these)
+        if (measure := self.options.similarity) == "text":
+            compared, with_these = self._elements(actions, experts)
+            return ratios_batch(compared, with_these)
+        pairs = zip(actions, experts, strict=True)
+        return [action_score(action, expert, measure) if action else 0.0 for action, expert in pairs]
+
+    def format_penalty(
+        self,
+        completions: Sequence[Any],
+        expert_action: Sequence[str],
+        truncated: Sequence[bool] | None = None,
+        **_: Any,
+    ) -> list[float]:
+        """−1 for a malformed completion, else 0: the format term by itself, beside this reward with it "separate".
+
+        With TRL's "normalize_then_sum" one malformed completion then does not hide what differs between the others.
+        """
+        return [MALFORMED if p.format_error else 0.0 for p in self._parse(completions, expert_action, truncated)]
+
+    def _parse(
+        self, completions: Sequence[Any], experts: Sequence[str], truncated: Sequence[bool] | None
+    ) -> list[Completion]:
+        cut_off = truncated or [False] * len(completions)
+        parsed = [parse_completion(completion_text(c), truncated=t) for c, t in zip(completions, cut_off, strict=True)]
+        if self.options.similarity == "text":
+            return parsed
+        faults = [p.action and why_no_action(p.action, e.strip()) for p, e in zip(parsed, experts, strict=True)]
+        return [Completion(format_error=f) if f else p for f, p in zip(faults, parsed, strict=True)]
 
     def excess_copied(self, actions: Sequence[str], experts: Sequence[str], contexts: Sequence[str]) -> list[float]:
         """How much more of each action than of the expert's stands in the context, in [0, 1].
@@ -115,21 +144,12 @@ def reward_functions(recipe: Recipe, tokenize: Callable[[str], list[int]] | None
     if recipe.stage == "rlvr":
         return [answer_correctness]
     step_reward = StepReward(recipe.reward, tokenize)
-    return [step_reward, format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
+    return [step_reward, step_reward.format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
 
 
 def step_similarity(completions: Sequence[Any], expert_action: Sequence[str], **columns: Any) -> list[float | None]:
     """SRL's reward as in the paper, for `trl grpo --reward_funcs srl.rewards.step_similarity`: see `StepReward`."""
     return StepReward()(completions, expert_action, **columns)
-
-
-def format_penalty(completions: Sequence[Any], truncated: Sequence[bool] | None = None, **columns: Any) -> list[float]:
-    """−1 for a malformed completion, else 0: the format term by itself.
-
-    Beside `StepReward` with the format term "separate" and TRL's "normalize_then_sum": one malformed completion
-    in a group then does not hide the differences between the others.
-    """
-    return [MALFORMED if p.format_error else 0.0 for p in _parse(completions, truncated)]
 
 
 def answer_correctness(
@@ -155,35 +175,9 @@ def answer_correctness(
     ]
 
 
-def _parse(completions: Sequence[Any], truncated: Sequence[bool] | None) -> list[Completion]:
-    cut_off = truncated or [False] * len(completions)
-    return [parse_completion(completion_text(c), truncated=t) for c, t in zip(completions, cut_off, strict=True)]
-
-
 def _copied(text: Elements, context: Elements) -> float:
     """The share of a text that also stands, in this order, in the context."""
     return matched(text, context) / len(text) if text else 0.0
-
-
-def _log_metrics(
-    log_metric: Callable[[str, float], None], parsed: list[Completion], experts: list[str], similarities: list[float]
-) -> None:
-    for completion, expert, similarity in zip(parsed, experts, similarities, strict=True):
-        log_metric("format_error_rate", float(completion.format_error is not None))
-        log_metric("exact_step_rate", float(completion.action == expert))
-        if not completion.format_error:
-            log_metric("step_similarity", similarity)
-
-
-def _log_rollouts(
-    log_extra: Callable[[str, list[Any]], None], parsed: list[Completion], columns: dict[str, Sequence[Any]]
-) -> None:
-    log_extra("thought", [p.thought for p in parsed])
-    log_extra("action", [p.action for p in parsed])
-    log_extra("format_error", [p.format_error for p in parsed])
-    for name in ("trajectory_id", "step_index", "expert_action", "expert_logprob_gain"):
-        if name in columns:
-            log_extra(name, list(columns[name]))
 
 
 def _logistic(x: float) -> float:

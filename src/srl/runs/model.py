@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 from transformers.integrations.fsdp import is_fsdp_enabled
 
 from srl.errors import UserError
@@ -53,6 +53,13 @@ def load_model(path: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase
     if tokenizer is not None:
         _check_token_ids(model, tokenizer, path)
     return model
+
+
+def max_positions(path: str) -> int | None:
+    """How many tokens the model takes, prompt and completion together; None if it does not say."""
+    with loading(path, "configuration"):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
 
 
 @contextmanager

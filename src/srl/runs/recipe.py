@@ -160,6 +160,10 @@ class Rollout(_Table):
 class Reward(_Table):
     """What a step earns in the stage srl (docs/rewards.md); the defaults are the paper's reward."""
 
+    similarity: Literal["text", "actions", "pivotrl", "pivotrl_continuous"] = Field(
+        "text",
+        description="text: 2M/T. For agents: actions, by tool, target and parameters; pivotrl, 1 if alike enough.",
+    )
     elements: Literal["characters", "words", "tokens", "latex"] = Field(
         "characters",
         description="What the similarity 2M/T compares. latex: characters, after equivalent spellings are unified.",
@@ -190,6 +194,12 @@ class Reward(_Table):
         if values.get("calibrated") or values.get("elements") == "autojunk":
             raise ValueError("`calibrated` and `autojunk` were taken out in version 0.2; version 0.1 has them")
         return {name: value for name, value in values.items() if name != "calibrated"}
+
+    @model_validator(mode="after")
+    def _check(self) -> Reward:
+        if self.similarity != "text" and self.elements != "characters":
+            raise ValueError('`elements` is for similarity = "text"; take one of the two out')
+        return self
 
 
 class Sft(_Table):

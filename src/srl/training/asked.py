@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from srl.chat.prompts import asks_for_solution_step
 from srl.errors import UserError
 from srl.files import read_values
 from srl.runs.folder import RunFolder
@@ -36,6 +37,19 @@ def system_prompt(row: Mapping[str, Any]) -> str:
     """The system turn of a row's prompt; empty if it has none."""
     first = row["prompt"][0]
     return str(first["content"]) if first["role"] == "system" else ""
+
+
+def check_reward_fits(recipe: Recipe, row: Mapping[str, Any], path: Path) -> None:
+    """Refuse to compare the steps of a written solution as if they were calls of tools.
+
+    Raises:
+        UserError: `row`, the first of `path`, is such a step, and the recipe's reward is for agents.
+    """
+    if recipe.stage == "srl" and recipe.reward.similarity != "text" and asks_for_solution_step(row["prompt"]):
+        raise UserError(
+            f'{path}:1: reward.similarity = "{recipe.reward.similarity}" compares actions in an environment, found a '
+            'step of a written solution; take it out, or set it to "text"'
+        )
 
 
 def _first_row(folder: Path, kind: str) -> dict[str, Any] | None:

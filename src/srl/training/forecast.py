@@ -21,7 +21,7 @@ from trl.trainer.utils import RepeatSampler
 from srl.chat.tokenizer import load_chat
 from srl.errors import UserError
 from srl.runs.folder import resolve_model
-from srl.runs.model import loading
+from srl.runs.model import loading, max_positions
 from srl.runs.recipe import Recipe
 from srl.shared_prefix.cost import COARSER, Cost, ModelSize, cost
 from srl.shared_prefix.packing import Ids, Pack, pack
@@ -37,7 +37,6 @@ from srl.training.machines import (
 )
 from srl.training.memory import Memory, adapter_weights, checkpoints, memory, precision
 from srl.training.options import fit_to_data
-from srl.training.policy import max_positions
 from srl.training.rows import load_rows
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel
-from transformers import AutoConfig, Trainer
+from transformers import Trainer
 
 from srl.chat.tokenizer import Chat
 from srl.errors import UserError
 from srl.runs.checkpoints import step_of
 from srl.runs.folder import RunFolder, evaluated, held_out, is_better
-from srl.runs.model import load_model, loading
+from srl.runs.model import load_model
 from srl.runs.recipe import Recipe, suggest
 from srl.training.model_card import write_model_card
 
@@ -42,13 +42,6 @@ def _disable_dropout(model: Any) -> None:
         for name, value in list(vars(module).items()):
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
-
-
-def max_positions(path: str) -> int | None:
-    """How many tokens the model takes, prompt and completion together; None if it does not say."""
-    with loading(path, "configuration"):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
-    return getattr(config, "max_position_embeddings", None)
 
 
 def lora(recipe: Recipe, model: Any) -> LoraConfig | None:

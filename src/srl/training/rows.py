@@ -16,6 +16,7 @@ from srl.errors import UserError
 from srl.files import arrow_schema
 from srl.rewards.answer_text import known_answer
 from srl.runs.recipe import Recipe
+from srl.training.asked import check_reward_fits
 from srl.training.prefixes import say_where_prefixes_break
 from srl.training.preflight import say_if_thoughts_are_missing
 
@@ -38,6 +39,7 @@ def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = No
         raise UserError(f"{path}: expected rows as `srl steps` writes them; {error.__cause__}".split("\n")[0]) from None
     if not len(rows):
         return None
+    check_reward_fits(recipe, rows[0], path)
     if recipe.stage == "rlvr":
         rows = _with_known_answer(rows, path)
     rows = _without_special_tokens(rows, chat, path)

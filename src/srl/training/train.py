@@ -18,10 +18,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import (
-    PrinterCallback,
-    Trainer,
-)
+from transformers import PrinterCallback, Trainer
 from trl import SFTConfig, SFTTrainer
 
 from srl.chat.tokenizer import Chat, load_chat
@@ -29,6 +26,7 @@ from srl.errors import UserError
 from srl.rewards import reward_functions
 from srl.runs.checkpoints import tokens_at
 from srl.runs.folder import RunFolder, resolve_model
+from srl.runs.model import max_positions
 from srl.runs.recipe import Recipe
 from srl.training.asked import system_prompt, trained_prompts
 from srl.training.attend import attended
@@ -36,7 +34,7 @@ from srl.training.callbacks import run_callbacks
 from srl.training.checkpoints import reading
 from srl.training.config import SRLConfig
 from srl.training.options import fit_to_data, trainer_config, trainer_options
-from srl.training.policy import load_policy, lora, max_positions, save_model
+from srl.training.policy import load_policy, lora, save_model
 from srl.training.preflight import Preflight
 from srl.training.rows import load_rows
 from srl.training.signals import stopping_at_signals

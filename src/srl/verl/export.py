@@ -22,10 +22,9 @@ from srl.chat.tokenizer import Chat, load_chat
 from srl.errors import UserError
 from srl.files import new_folder, write_text
 from srl.runs.folder import RunFolder, resolve_model
-from srl.runs.model import loading
+from srl.runs.model import loading, max_positions
 from srl.runs.recipe import Recipe, recipe_toml
 from srl.training.options import fit_to_data, passes_per_batch
-from srl.training.policy import max_positions
 from srl.training.rows import load_rows
 from srl.training.train import dated
 from srl.verl.options import arguments, n_workers, verl_options

@@ -14,7 +14,6 @@ step. Without XML ("ticks"), the command stands in the turn's last code block. S
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -27,12 +26,9 @@ from srl.data.formats.turns import Act, Turn, converse, joined, read_turn
 from srl.errors import Unusable, UserError
 from srl.files import Row
 from srl.records import Trajectory
+from srl.rewards.actions.calls import function_blocks
 
 NAME = "swe-smith"
-
-_OPEN = re.compile(r"<function=[^>\n]+>\s*")
-_CLOSE = "</function>"
-_CLOSE_AFTER_PARAMETER = re.compile(r"</parameter>\s*</function>")
 
 _FIRST_TURNS = 12  # where a conversation shows its kind
 
@@ -77,21 +73,6 @@ def read(row: Row, trajectory_id: str) -> Trajectory:
 
 def _is_xml(turns: list[Turn]) -> bool:
     return any(turn.role == "assistant" and not turn.calls and function_blocks(turn.text) for turn in turns)
-
-
-def function_blocks(said: str) -> list[tuple[int, int]]:
-    """Where the function calls in a text begin and end; one left open is none."""
-    blocks: list[tuple[int, int]] = []
-    position = 0
-    while opened := _OPEN.search(said, position):
-        if said.startswith(_CLOSE, opened.end()):
-            position = opened.end() + len(_CLOSE)
-        elif closed := _CLOSE_AFTER_PARAMETER.search(said, opened.end()):
-            position = closed.end()  # a parameter may itself quote `</function>`
-        else:
-            break
-        blocks.append((opened.start(), position))
-    return blocks
 
 
 def _act(turn: Turn) -> Act | None:
