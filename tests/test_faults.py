@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from accelerate import PartialState
+from command_line import write_recipe
 from transformers import AutoModelForCausalLM
 
 from srl.errors import UserError, disk_fault
@@ -334,3 +335,12 @@ def test_damaged_lines_and_facts_are_said_and_passed_over(stopped, tmp_path, cap
     assert "run.json: damaged" in said
     assert [line["step"] for line in run.metrics if "loss" in line] == [1, 2, 3, 4]
     assert run.facts["finished_steps"] == 4
+
+
+def test_a_launcher_that_starts_one_process_instead_of_two_is_refused(tiny_model, tiny_data, tmp_path):
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_model, data=tiny_data)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--quiet", "--num_processes", "2"]
+    done = subprocess.run([*launch, "-m", "srl.cli", "train", recipe], capture_output=True, text=True, timeout=120)
+    assert "asked for several processes and has started one; use torchrun" in done.stderr
+    assert done.returncode != 0
+    assert not (tmp_path / "r").exists()

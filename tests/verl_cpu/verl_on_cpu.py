@@ -175,6 +175,17 @@ class WeightsToServer(base.BaseRollout):
 
 replica.RolloutReplicaRegistry.register("generate", lambda: GenerateReplica)
 base._ROLLOUT_REGISTRY["generate", "async"] = f"{__name__}.WeightsToServer"
-os.environ.setdefault(
-    "VERL_ENGINE_DEVICE", "cuda"
-)  # under which verl's FSDP engine is registered; it runs as well here
+# verl's FSDP engine is registered under this name only; it runs on a CPU as well.
+os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
+
+if counted := os.environ.get("SRL_COUNT_REWARDS"):
+    from srl.verl.scoring import Scorer
+
+    score = Scorer.__call__
+
+    def count_and_score(self, completion_ids, row):
+        with open(counted, "a") as calls:
+            calls.write("1\n")
+        return score(self, completion_ids, row)
+
+    Scorer.__call__ = count_and_score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -46,6 +47,21 @@ def attended(recipe: Recipe, processes: PartialState, *, resume: bool, overwrite
             if (line := _in_one_line(error, recipe, run, processes)) is None:
                 raise
             raise UserError(line) from error
+
+
+def check_launch(processes: PartialState) -> None:
+    """Make sure that as many processes run as were asked for.
+
+    Raises:
+        UserError: `accelerate launch --cpu --num_processes N` has started one process, which it does without a word. It
+            then leaves an address at which several would meet, and no number of them.
+    """
+    by_accelerate = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
+    if by_accelerate and processes.num_processes == 1 and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            "accelerate launch --cpu was asked for several processes and has started one; use "
+            "torchrun --nproc_per_node N -m srl.cli train …"
+        )
 
 
 def how_to_go_on(run: RunFolder) -> str:

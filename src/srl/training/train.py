@@ -29,7 +29,7 @@ from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.model import max_positions
 from srl.runs.recipe import Recipe
 from srl.training.asked import system_prompt, trained_prompts
-from srl.training.attend import attended
+from srl.training.attend import attended, check_launch
 from srl.training.callbacks import run_callbacks
 from srl.training.checkpoints import reading
 from srl.training.config import SRLConfig
@@ -52,6 +52,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of TRL's calls, not ours
     processes = PartialState(cpu=not torch.accelerator.is_available())
+    check_launch(processes)
 
     model_path = resolve_model(recipe.model.model_name_or_path)
     run = RunFolder(recipe.output_dir)

@@ -129,6 +129,7 @@ def _files(recipe: Recipe, folder: Path, model_path: str, *, has_validation: boo
         "trainer.v1.sampler.custom_sampler.path": PLUGIN,
         "trainer.v1.sampler.custom_sampler.name": Owned("InformativeGroups", "`rollout.dynamic_sampling`"),
         "+trainer.v1.sampler.sampler_kwargs.folder": str(folder),
+        "trainer.v1.trainer_mode": Owned("sync", "nowhere: the filter of groups is for verl's synchronous trainer"),
         "trainer.checkpoint_callback_class": Owned("srl.verl.plugin.Rotation", "`checkpoints.save_total_limit`"),
         "trainer.default_local_dir": Owned(str(folder / "checkpoints"), "`output_dir`"),
         # verl's model merger would round to bfloat16 and lose what a step at 5e-7 changes; this keeps the dtype.

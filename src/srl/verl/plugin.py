@@ -6,10 +6,11 @@ Tested with verl 0.9.1, whose options name the classes here (`srl.verl.options`)
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from srl.runs.recipe import Recipe, read_recipe
 from srl.training.dynamic_sampling import is_informative
 from srl.verl.metrics import held_out_rewards
-from srl.verl.scoring import Scorer, advantages, exported_chat
+from srl.verl.scoring import Scored, Scorer, advantages, exported_chat
+
+TOLD = "srl"
+"""verl's name for all that the reward told of a completion; of texts verl makes no means."""
 
 TRAIN = "train"
 """verl's name for the part of its queue with prompts to train on; the other is "val"."""
@@ -59,7 +63,7 @@ class StepRewards(RewardManagerBase):
         scored = await asyncio.get_running_loop().run_in_executor(None, self.scorer, ids, row)
         # A mean must be over equally many numbers for each prompt; `srl.verl.metrics` divides by the well-formed share.
         metrics = {"step_similarity": 0.0, **scored.metrics} if scored.metrics else {}
-        return {"reward_score": scored.reward, "reward_extra_info": metrics}
+        return {"reward_score": scored.reward, "reward_extra_info": {**metrics, TOLD: json.dumps(asdict(scored))}}
 
 
 @dataclass
@@ -71,7 +75,11 @@ class _Group:
     metrics: list[dict[str, float]]
     n_tokens: int = 0
     """Of prompts and completions."""
-    informative: bool = True
+
+    @property
+    def rewards(self) -> list[float]:
+        """In the order of rows."""
+        return [row["reward"] for row in self.rows]
 
 
 class InformativeGroups(ReplayBuffer):
@@ -94,7 +102,7 @@ class InformativeGroups(ReplayBuffer):
             **arguments,
         )
         tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer")
-        self.scorer = Scorer(self.recipe, exported_chat(self.folder, tokenizer, self.recipe))
+        self.chat = exported_chat(self.folder, tokenizer, self.recipe)
         self.most_groups = rollout.prompts_per_step * (1 + rollout.max_refills)
         self.groups: dict[str, _Group] = {}
         """Of the step that is sampled, by verl's id of the prompt."""
@@ -113,8 +121,8 @@ class InformativeGroups(ReplayBuffer):
         self._note(finished - self.groups.keys())
         if len(self.groups) >= self.most_groups:
             return set(), Counter()
-        dropped = {uid for uid in finished if not self.groups[uid].informative}
-        return dropped, Counter(round(_mean(row["reward"] for row in self.groups[uid].rows), 2) for uid in dropped)
+        dropped = {uid for uid in finished if not self._is_informative(uid)}
+        return dropped, Counter(round(_mean(self.groups[uid].rewards), 2) for uid in dropped)
 
     def _select_prompt_uids(
         self, partition_id: str, sampleable_keys: set[str], batch_size: int
@@ -124,7 +132,7 @@ class InformativeGroups(ReplayBuffer):
         steps = self.prompt_global_steps[partition_id]
 
         def rank(uid: str) -> tuple[bool, int]:
-            return partition_id == TRAIN and uid in self.groups and not self.groups[uid].informative, steps.get(uid, 0)
+            return partition_id == TRAIN and uid in self.groups and not self._is_informative(uid), steps.get(uid, 0)
 
         return sorted(sampleable_keys, key=rank)[:batch_size], *snapshots
 
@@ -145,33 +153,33 @@ class InformativeGroups(ReplayBuffer):
         keys = sorted(key for key in self.partitions[TRAIN] if _prompt_of(key) in uids)
         if not keys:
             return
-        names = ["prompts", "responses", "rm_scores", "srl_row"]
+        names = ["prompts", "responses", "srl_row", "extra_fields"]
         fields = transfer_queue.kv_batch_get(keys, TRAIN, select_fields=names)
-        for key, prompt, response, score, row in zip(keys, *(list(fields[name]) for name in names), strict=True):
+        for key, prompt, response, row, extra in zip(keys, *(list(fields[name]) for name in names), strict=True):
             group = self.groups.setdefault(_prompt_of(key), _Group([], []))
             group.n_tokens += len(prompt) + len(response)
-            self._add(group, response.tolist(), float(score.sum()), dict(getattr(row, "data", row)))
-        for uid in uids & self.groups.keys():
-            rewards = [row["reward"] for row in self.groups[uid].rows]
-            self.groups[uid].informative = is_informative(rewards, self.recipe.rollout.min_reward_std)
+            told = Scored(**json.loads(getattr(extra, "data", extra)["reward_extra_info"][TOLD]))
+            self._add(group, response.tolist(), told, getattr(row, "data", row)["prompt"])
 
-    def _add(self, group: _Group, completion_ids: list[int], reward: float, row: dict[str, Any]) -> None:
-        scored = self.scorer(completion_ids, row)
-        completion = [{"role": "assistant", "content": self.scorer.chat.text(completion_ids)}]
-        group.rows.append({"prompt": list(row["prompt"]), "completion": completion, "reward": reward, **scored.columns})
+    def _is_informative(self, uid: str) -> bool:
+        return is_informative(self.groups[uid].rewards, self.recipe.rollout.min_reward_std)
+
+    def _add(self, group: _Group, completion_ids: list[int], scored: Scored, prompt: Iterable[Any]) -> None:
+        completion = [{"role": "assistant", "content": self.chat.text(completion_ids)}]
+        reward = float(np.float32(scored.reward))  # as both engines compare and normalize it
+        group.rows.append({"prompt": list(prompt), "completion": completion, "reward": reward, **scored.columns})
         group.metrics.append({"completions/clipped_ratio": float(scored.truncated), **scored.metrics})
 
     def _metrics(self, kept: set[str]) -> dict[str, float]:
         """TRL's and our names for what the filter did and what was sampled."""
         rollout, groups = self.recipe.rollout, self.groups.values()
+        n_missing = sum(not self._is_informative(uid) for uid in kept)
         found = {
-            "reward_before_filtering": _mean(row["reward"] for group in groups for row in group.rows),
-            "kept_fraction": _mean(group.informative for group in groups),
+            "reward_before_filtering": _mean(reward for group in groups for reward in group.rewards),
+            "kept_fraction": _mean(self._is_informative(uid) for uid in self.groups),
             "num_tokens": sum(group.n_tokens for group in groups),
             "refills": (len(groups) - rollout.prompts_per_step) / rollout.prompts_per_step,
-            "short_batch_groups": sum(not self.groups[uid].informative for uid in kept)
-            if rollout.dynamic_sampling
-            else 0,
+            "short_batch_groups": n_missing if rollout.dynamic_sampling else 0,
         }
         all_metrics = [metrics for group in groups for metrics in group.metrics]
         for name in {name for metrics in all_metrics for name in metrics}:
@@ -181,7 +189,7 @@ class InformativeGroups(ReplayBuffer):
     def _write_table(self, step: int, kept: set[str]) -> None:
         table = []
         for uid, group in self.groups.items():
-            rewards_G = torch.tensor([row["reward"] for row in group.rows])
+            rewards_G = torch.tensor(group.rewards)
             advantages_G = _advantages(self.recipe, rewards_G) if uid in kept else torch.zeros_like(rewards_G)
             for row, advantage in zip(group.rows, advantages_G.tolist(), strict=True):
                 table.append({"step": step, **row, "advantage": advantage, "kept": uid in kept})
