@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 from srl.errors import UserError
 from srl.training.dynamic_sampling import RefillCursor
 from srl.training.expert_logprobs import expert_logprob_gains
+from srl.training.held_out import RowMeans
 from srl.training.trainer import SRLConfig, SRLTrainer
 
 
@@ -123,6 +124,14 @@ def test_an_evaluation_is_a_mean_over_its_rows(tiny_model, tmp_path):
         assert found["eval_completions/mean_length"] == pytest.approx(lengths.mean().item())
         assert found["eval_reward"] == pytest.approx(sum(range(0, 9, 2)) / 9 + 0.5 * lengths.mean().item())
         assert found["eval_rewards/length/std"] == pytest.approx(lengths.std().item())
+
+
+def test_what_trl_measures_by_batch_is_weighted_by_rows():
+    evaluated = RowMeans(n_rows=9)
+    for count in (8, 1):
+        evaluated.marked([{}] * count, process=0, n_processes=1)
+        evaluated.add(torch.zeros(count, 1), {})
+    assert evaluated.means({"entropy": [1.0, 10.0]}, torch.ones(1), ["r"])["entropy"] == 2.0
 
 
 def test_the_table_holds_every_rollout_and_tells_which_were_kept(tiny_model, tmp_path):
