@@ -19,6 +19,16 @@ class Evaluation(NamedTuple):
     problems: list[str]
 
 
+class Row(NamedTuple):
+    """What scores in one row have in common."""
+
+    benchmark: str
+    column: str
+    problems: str
+    """Their digest."""
+    asked: str
+
+
 def is_evaluation(folder: Path) -> bool:
     """Whether `srl evaluate` wrote this folder."""
     return (folder / "results.json").is_file() or (folder / "evaluation.json").is_file()
@@ -42,14 +52,16 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
 def results_table(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     """Rows of benchmark columns, a cell per evaluation (None where it has none).
 
-    Only answers to the same problems share a row. The best score is marked only where its interval lies above
-    all others': stricter than a paired test, and safe to read off a table.
+    Only answers to the same problems, asked by the same protocol and token limit, share a row. The best score is marked
+    only where its interval lies above all others': stricter than a paired test, and safe to read off a table.
     """
-    rows: dict[tuple[str, str, str], list[dict[str, Any] | None]] = {}
+    rows: dict[Row, list[dict[str, Any] | None]] = {}
     for place, evaluation in enumerate(evaluations):
         for column in evaluation.results.get("columns", ()):
-            problems = evaluation.results["config"]["benchmarks"][column["benchmark"]]["sha256"]
-            cells = rows.setdefault((column["benchmark"], column["column"], problems), [None] * len(evaluations))
+            config = evaluation.results["config"]
+            problems = config["benchmarks"][column["benchmark"]]["sha256"]
+            row = Row(column["benchmark"], column["column"], problems, _asked(config))
+            cells = rows.setdefault(row, [None] * len(evaluations))
             cells[place] = {key: column[key] for key in ("score", "interval", "truncated", "problems")}
             if not all(isinstance(number, int | float) for number in (column["score"], *column["interval"])):
                 raise TypeError(f"{column['score']}, {column['interval']}")
@@ -57,8 +69,8 @@ def results_table(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         "names": [evaluation.name for evaluation in evaluations],
         "models": [evaluation.results.get("config", {}).get("model") for evaluation in evaluations],
         "rows": [
-            {"benchmark": benchmark, "column": column, "cells": cells, "best": _best(cells)}
-            for (benchmark, column, _), cells in rows.items()
+            {"benchmark": row.benchmark, "column": row.column, "asked": row.asked, "cells": cells, "best": _best(cells)}
+            for row, cells in rows.items()
         ],
         "notes": _notes(list(rows)),
     }
@@ -73,12 +85,29 @@ def _best(cells: Sequence[dict[str, Any] | None]) -> int | None:
     return None
 
 
-def _notes(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    by_name: dict[tuple[str, str], int] = {}
-    for benchmark, column, _ in rows:
-        by_name[benchmark, column] = by_name.get((benchmark, column), 0) + 1
+def _asked(config: dict[str, Any]) -> str:
+    """How answers were asked for; scores under another protocol or limit are no comparison."""
+    unit = " a step" if config.get("protocol") == "stepwise" else ""
+    asked = [config.get("protocol"), f"{config['max_tokens']} tokens{unit}" if "max_tokens" in config else None]
+    return ", ".join(text for text in asked if text)
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Why scores of one benchmark and column are not in one row."""
+    ways: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        ways.setdefault((row.benchmark, row.column), []).append(row)
     return [
-        f"{benchmark} {column}: the evaluations had different problems; they stand in separate rows"
-        for (benchmark, column), count in by_name.items()
-        if count > 1
+        f"{benchmark} {column}: the evaluations had different "
+        + " and ".join(
+            what
+            for what, values in {
+                "problems": {row.problems for row in several},
+                "protocols or token limits": {row.asked for row in several},
+            }.items()
+            if len(values) > 1
+        )
+        + "; they are in separate rows"
+        for (benchmark, column), several in ways.items()
+        if len(several) > 1
     ]

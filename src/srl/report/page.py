@@ -24,6 +24,7 @@ from srl.files import write_text
 from srl.report.evaluations import is_evaluation, read_evaluation, results_table
 from srl.report.rollouts import Chunk, read_rollouts
 from srl.report.runs import Run, differences, is_run, read_run
+from srl.report.verdict import verdict
 
 MARKER = "<!doctype html>\n<!-- written by srl report -->\n"
 """How the page begins: only a file that does is ever overwritten."""
@@ -137,6 +138,7 @@ def _with_rollouts(run: Run, inlined: list[Chunk], chunks: list[Chunk]) -> dict[
         chunks += rollouts.chunks
     return {
         **run.page_data(),
+        "verdict": verdict(run)._asdict(),
         "elements": run.recipe.reward.elements if run.recipe else "characters",
         "index": rollouts and rollouts.index.id,
         "n_rollouts": rollouts.n_rollouts if rollouts else 0,

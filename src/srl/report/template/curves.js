@@ -16,6 +16,9 @@ const PANELS = [
   ["loss", "Loss", "sft"], // GRPO's starts at 0 and says nothing
   ["mean_token_accuracy", "Token accuracy"],
 ];
+/** Shares of a whole: their axis is 0 to 100%, so that 2% malformed does not look like 90%. */
+const SHARES = new Set(["format_error_rate", "kept_fraction", "exact_step_rate", "eval_exact_step_rate",
+  "rewards/answer_correctness/mean", "mean_token_accuracy", "eval_mean_token_accuracy"]);
 const UNTOLD = new Set(["epoch", "total_flos", "train_loss", "eval_loss", "loss"]);
 const PANEL_HEIGHT = 190;
 const WHOLE_STEPS = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
@@ -84,6 +87,7 @@ function drawPanel(panel) {
     const values = new Map(curve.step.map((step, i) => [step, curve.value[i]]));
     return steps.map((step) => values.get(step));
   });
+  const share = SHARES.has(panel.metric);
   const style = getComputedStyle(document.documentElement);
   const ink = (name) => style.getPropertyValue(name).trim();
   const axis = { stroke: ink("--quiet"), grid: { stroke: ink("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
@@ -92,8 +96,8 @@ function drawPanel(panel) {
     height: PANEL_HEIGHT,
     legend: { show: false },
     cursor: { sync: { key: "steps", scales: ["x", null] }, points: { size: 6 } },
-    scales: { x: { time: false } },
-    axes: [{ ...axis, size: 26, space: 60, incrs: WHOLE_STEPS }, { ...axis, size: 46, space: 34, values: (_, ticks) => ticks.map(tick) }],
+    scales: { x: { time: false }, y: share ? { range: [0, 1] } : {} },
+    axes: [{ ...axis, size: 26, space: 60, incrs: WHOLE_STEPS }, { ...axis, size: 46, space: 34, values: (_, ticks) => ticks.map(share ? wholePercent : tick) }],
     series: [{}, ...runs.map((r, i) => ({
       stroke: ink(`--run-${r % 8}`),
       width: 1.75,
@@ -107,6 +111,7 @@ function drawPanel(panel) {
   showValues(panel, runs, columns, steps, null);
 }
 
+const wholePercent = (value) => `${Math.round(100 * value)}%`;
 const tick = (value) => (Math.abs(value) >= 1e4 ? value.toExponential(0) : String(Number(value.toPrecision(6))));
 
 /** The values at the cursor (or the nearest earlier ones), the last ones without it. */

@@ -1,3 +1,4 @@
+showVerdicts();
 showProblems();
 showRuns();
 showResults();

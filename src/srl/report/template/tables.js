@@ -7,6 +7,14 @@ function showProblems() {
   byId("problems").hidden = false;
 }
 
+function showVerdicts() {
+  if (!report.runs.length) return dropSection("verdict");
+  const broken = report.runs.filter((run) => run.verdict.broken);
+  const banners = broken.map((run) => el("p", { class: "notice" }, el("b", {}, run.name), `: ${run.verdict.broken}`));
+  const lines = report.runs.map((run, r) => el("li", {}, swatch(r), el("b", {}, run.name), `: ${run.verdict.text}`));
+  byId("verdict").append(...banners, el("ul", { class: "verdicts" }, lines));
+}
+
 function showRuns() {
   if (!report.runs.length) return dropSection("runs");
   const metrics = [...new Set(report.runs.flatMap((run) => Object.keys(run.held_out?.means ?? {})))];
@@ -31,7 +39,7 @@ function showResults() {
   if (!rows.length) return dropSection("results");
   const heads = ["", ...names.map((name, i) => el("span", { title: models[i] }, name))];
   const body = rows.map((row) => [
-    `${row.benchmark} ${row.column}`,
+    el("span", {}, `${row.benchmark} ${row.column}`, row.asked && el("span", { class: "quiet" }, ` ${row.asked}`)),
     ...row.cells.map((cell, i) => cell === null ? "–" : resultCell(cell, row.best === i)),
   ]);
   const marked = rows.some((row) => row.best !== null);
