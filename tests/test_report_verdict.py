@@ -55,6 +55,11 @@ def test_a_run_that_was_cut_off(tmp_path):
     assert "not finished: the last logged step is 10" in found["text"]
 
 
+def test_a_run_that_is_not_yet_better_than_its_start(tmp_path):
+    found = page_of(tmp_path, [held_out(0, 0.5), training(1), held_out(1, 0.4)], {})
+    assert found["text"].startswith("Held-out reward is not better than at the start so far: 0.500; ")
+
+
 def test_nothing_logged(tmp_path):
     assert page_of(tmp_path, [], {}) == {"text": "Nothing was logged.", "broken": None}
 

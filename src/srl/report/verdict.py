@@ -37,7 +37,9 @@ def _change(run: Run) -> str:
     if found := held_out(run.metrics, run.facts):
         name, (before, after) = next(iter(found.means.items()))
         rows = f" ({found.n_rows} rows)" if found.n_rows else ""
-        if found.best_step == 0 and run.is_finished:
+        if found.best_step == 0 and not run.is_finished:
+            return f"Held-out {name} is not better than at the start so far: {before:.3f}{rows}"
+        if found.best_step == 0:
             last = evaluated(run.metrics)[-1]
             value = last["eval_reward"] if last.get("eval_reward") is not None else last.get("eval_loss")
             return f"The start was best on held-out rows: {name} {before:.3f}{rows}, at the end {value:.3f}"

@@ -32,7 +32,7 @@ function table(caption, heads, rows) {
   const body = rows.map(([first, ...cells]) =>
     el("tr", {}, el("th", { scope: "row" }, first), cells.map((cell) => el("td", {}, cell))));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    el("table", {}, el("caption", {}, caption), el("thead", {}, head), el("tbody", {}, body)));
+    el("table", {}, el("caption", {}, el("span", {}, caption)), el("thead", {}, head), el("tbody", {}, body)));
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)}`;
