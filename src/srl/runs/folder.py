@@ -6,6 +6,7 @@ metrics.jsonl     one line per logged step, TRL's metric names
 completions/      the rollouts of each step (parquet)
 checkpoint-N/     for `--resume`
 model/            the trained model, for `from_pretrained` (LoRA already merged; also as adapter/)
+model-of-step-N/  what a run that was extended had finished with before
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from srl.errors import UserError
 from srl.files import check_output_folder, clear_folder, clear_left_overs, write_text
 from srl.runs.checkpoints import choose, retract_manifest, step_of
 from srl.runs.environment import environment
+from srl.runs.extend import extend, raised_limits
 from srl.runs.recipe import Recipe, read_recipe, recipe_toml
 
 HELD_OUT = {
@@ -148,14 +150,18 @@ def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -
 
     Raises:
         UserError: the folder is not empty and neither flag is given; it is not a run of srl; the recipe to
-            resume differs from the one that was started.
+            resume differs from the one that was started in more than a higher end.
     """
     run = RunFolder(recipe.output_dir)
     if resume and (run.path / "config.toml").is_file():
         clear_left_overs(run.path)
-        _refuse_another_recipe(run, recipe)
-        if run.model:
-            raise UserError(f"{run.path}: this run has finished; nothing to resume")
+        if raised := raised_limits(run.recipe, recipe):
+            extend(run, recipe, raised)
+        elif run.model:
+            raise UserError(
+                f"{run.path}: this run has finished; nothing to resume, unless it is extended: a higher "
+                "optim.max_steps, optim.num_train_epochs or optim.max_num_tokens"
+            )
         _cut_back(run)
         return run
     check_output_folder(run.path, overwrite=overwrite, marker="run.json", remedies="--resume it, or --overwrite it")
@@ -172,15 +178,6 @@ def _cut_back(run: RunFolder) -> None:
         print(f"{run.path / name}: not whole, so not resumed from: {problem}")
     print(f"{run.path}: going on from {checkpoint.name if checkpoint else 'the beginning: no whole checkpoint'}")
     run.truncate_metrics(step_of(checkpoint) if checkpoint else 0)
-
-
-def _refuse_another_recipe(run: RunFolder, recipe: Recipe) -> None:
-    before, now = run.recipe.model_dump(), recipe.model_dump()
-    differing = [key for key in now if now[key] != before[key]]
-    if differing:
-        raise UserError(
-            f"{run.path}: cannot resume with another recipe; differs in {', '.join(differing)} from config.toml"
-        )
 
 
 class HeldOut(NamedTuple):
