@@ -8,6 +8,7 @@ The table `[verl]` does so for the other engine; each engine reads its own.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from datetime import date
@@ -18,7 +19,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from tyro.constructors import PrimitiveConstructorSpec
 
 from srl.errors import UserError
@@ -87,6 +88,15 @@ class ChatOptions(_Table):
     today: date | None = Field(
         None, description="The date for templates that print one. Default: the day the run starts."
     )
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _are_values_of_a_template(cls, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(values, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("expected texts, numbers, booleans, lists and tables of them") from None
+        return values
 
 
 DEFAULT_CHAT = ChatOptions()
