@@ -10,6 +10,7 @@ from srl.errors import UserError
 from srl.runs.folder import resolve_model
 from srl.runs.model import max_positions
 from srl.runs.recipe import Data, Model, Recipe, Rollout
+from srl.training.forecast import first_step
 from srl.training.policy import load_policy, lora
 from srl.training.rows import load_rows
 
@@ -74,7 +75,14 @@ def test_prompt_and_completion_must_fit_the_models_positions(tiny_model, tmp_pat
     too_long = {"max_completion_length": positions - longest + 1}
     with pytest.raises(UserError, match=rf"train\.steps\.jsonl:2: a prompt of {longest} tokens and a completion of up"):
         load_rows(recipe(tmp_path, too_long), "train", chat, positions)
+    planned = recipe(tmp_path, too_long, model_name_or_path=str(tiny_model))
+    with pytest.raises(UserError, match=rf"train\.steps\.jsonl:2: a prompt of {longest} tokens and a completion of up"):
+        first_step(planned)
     assert len(load_rows(recipe(tmp_path, too_long, stage="sft"), "train", chat, positions)) == 3
+    row["expert_action"] = "1 " * positions
+    (tmp_path / "train.steps.jsonl").write_text("".join([*lines[:2], json.dumps(json.loads(lines[2]) | row) + "\n"]))
+    with pytest.raises(UserError, match=rf"jsonl:3: \d+ tokens with its target, the model has {positions} positions"):
+        load_rows(recipe(tmp_path, too_long, stage="sft"), "train", chat, positions)
 
 
 def test_dropout_is_off_unless_the_recipe_wants_it(model, tmp_path):

@@ -88,7 +88,10 @@ def test_a_run_is_asked_as_it_was_trained(tiny_model, tmp_path, capsys):
             model.model_name_or_path = "{start}"
             data.path = "{data}"
             optim.max_steps = 1
-            rollout = {{ prompts_per_step = 1, num_generations = 8, max_completion_length = 4, max_refills = 0 }}
+            rollout.prompts_per_step = 1
+            rollout.max_completion_length = 4
+            rollout.max_refills = 0
+            rollout.min_well_formed = 0
             validation.eval_steps = 0
             """
         )

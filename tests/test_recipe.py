@@ -1,6 +1,7 @@
 """Recipes: those that come with srl are valid, and what is written is read back."""
 
 import re
+from datetime import date
 from importlib import resources
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from srl.errors import UserError
-from srl.runs.recipe import Data, Model, Optim, Recipe, Rollout, read_recipe, recipe_toml
+from srl.runs.recipe import ChatOptions, Data, Model, Optim, Recipe, Rollout, read_recipe, recipe_toml
 
 FILES = (file for file in (resources.files("srl") / "builtin/recipes").iterdir() if file.is_file())
 NAMES = sorted(file.name.removesuffix(".toml") for file in FILES)
@@ -90,6 +91,26 @@ def test_further_options_may_be_lists_and_tables(tmp_path):
     assert config.gradient_checkpointing_kwargs == {"use_reentrant": False}
     assert config.generation_kwargs == {"min_p": 0.1, "stop_strings": ["x", "y"]}
     assert recipe.model_init_kwargs == {"attn_implementation": "sdpa"}
+
+
+def test_arguments_of_a_template_are_a_table_in_a_recipe_and_as_a_flag(capsys):
+    import tyro
+
+    from srl.cli import Train
+
+    def read(text):
+        return tyro.cli(Train, args=["--chat.template-kwargs", text], default=Train(open_recipe())).recipe.chat
+
+    assert read("{enable_thinking = false, effort = 'low'}").template_kwargs == {
+        "enable_thinking": False,
+        "effort": "low",
+    }
+    for wrong in ('{"enable_thinking": false}', "false", "{a = "):
+        with pytest.raises(SystemExit):
+            read(wrong)
+        assert "expected a TOML table" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="expected texts"):
+        ChatOptions(template_kwargs={"day": date(2026, 1, 1)})
 
 
 @pytest.mark.parametrize(

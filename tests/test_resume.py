@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from srl.errors import UserError
+from srl.runs.extend import raised_limits
 from srl.runs.folder import RunFolder
 from srl.runs.recipe import Checkpoints, Data, Model, Optim, Recipe, Rollout, Sft, Validation
 from srl.training.train import train
@@ -87,3 +89,55 @@ def test_a_resumed_run_is_the_same_run(stage, order, steps, tiny_student, twelve
         assert logged(folder) == expected
         ours, theirs = (load_file(run / "model/model.safetensors") for run in (folder, whole))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def with_end(given, **limits):
+    return given.model_copy(update={"optim": given.optim.model_copy(update=limits)})
+
+
+@pytest.mark.parametrize("stage", ["srl", pytest.param("sft", marks=pytest.mark.slow)])
+def test_a_finished_run_is_extended_to_the_run_that_would_have_been(stage, tiny_student, twelve_rows, tmp_path, capsys):
+    torch.use_deterministic_algorithms(True)
+    whole, folder = tmp_path / "whole", tmp_path / "extended"
+    wanted = recipe(stage, "shuffle", tiny_student, twelve_rows, whole)
+    train(with_end(wanted, max_steps=4))
+    short = with_end(wanted, max_steps=2).model_copy(update={"output_dir": folder})
+    train(short)
+    with pytest.raises(UserError, match="nothing to resume, unless it is extended"):
+        train(short, resume=True)
+    train(with_end(short, max_steps=4), resume=True)
+    assert "extended, optim.max_steps from 2 to 4" in capsys.readouterr().out
+    run = RunFolder(folder)
+    assert (run.facts["finished_steps"], run.facts["extended"]) == (4, ["optim.max_steps from 2 to 4"])
+    assert logged(folder) == logged(whole)
+    models = (folder / "model", whole / "model", folder / "model-of-step-2")
+    ours, theirs, before = (load_file(path / "model.safetensors") for path in models)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not all(torch.equal(ours[name], before[name]) for name in before)
+
+
+def test_a_run_is_only_extended(tiny_student, twelve_rows, tmp_path):
+    given = with_end(recipe("srl", "shuffle", tiny_student, twelve_rows, tmp_path), max_steps=5, max_num_tokens=1000)
+    assert raised_limits(given, with_end(given, max_steps=6, max_num_tokens=0)) == [
+        "optim.max_steps from 5 to 6",
+        "optim.max_num_tokens from 1000 to 0",
+    ]
+    assert raised_limits(given, with_end(given, max_steps=-1))  # as num_train_epochs says
+    assert raised_limits(given, given) == []
+    for end, message in (
+        ({"max_steps": 4}, "lowered from 5 to 4"),
+        ({"num_train_epochs": 1}, "num_train_epochs lowered"),
+    ):
+        with pytest.raises(UserError, match=message):
+            raised_limits(given, with_end(given, **end))
+    with pytest.raises(UserError, match="differs in optim from config"):
+        raised_limits(given, with_end(given, max_steps=6, learning_rate=1.0))
+
+
+def test_a_finished_run_without_checkpoints_cannot_be_extended(tiny_student, twelve_rows, tmp_path):
+    given = with_end(recipe("sft", "shuffle", tiny_student, twelve_rows, tmp_path / "run"), max_steps=1)
+    train(given)
+    shutil.rmtree(tmp_path / "run/checkpoint-1")
+    with pytest.raises(UserError, match="left no checkpoint to go on from"):
+        train(with_end(given, max_steps=2), resume=True)
+    assert RunFolder(tmp_path / "run").model  # nothing was touched

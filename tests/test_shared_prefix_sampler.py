@@ -76,12 +76,17 @@ WINDOWED = {
     "Gemma3Text": {"head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
     "Mistral": {"sliding_window": 6},
 }
+IN_SOME_LAYERS = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 6}
+OWN = {"Gemma": {"head_dim": 8}, "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3}, **WINDOWED}
+KINDS = ["Qwen2", "Qwen3", "Llama", "GPT2", "Gemma", "Phi3", "Mixtral", "OPT", *WINDOWED]
 
 
-@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Llama", "GPT2", "Gemma", "Phi3", "Mixtral", "OPT", *WINDOWED])
-def test_greedy_completions_are_those_of_generate(kind):
-    own = {"Gemma": {"head_dim": 8}, "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.3}, **WINDOWED}
-    model = model_of(kind, **own.get(kind, {}))
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [*((kind, {}) for kind in KINDS), ("Qwen2", IN_SOME_LAYERS), ("Phi3", {"sliding_window": 6})],
+)
+def test_greedy_completions_are_those_of_generate(kind, changed):
+    model = model_of(kind, **OWN.get(kind, {}), **changed)
     prompts = [prompt for family in PROMPTS.values() for prompt in family]
     found, _ = sample_completions(model, prompts, SamplingOptions(max_new_tokens=12, temperature=0))
     for prompt, completion in zip(prompts, found, strict=True):

@@ -6,12 +6,14 @@ metrics.jsonl     one line per logged step, TRL's metric names
 completions/      the rollouts of each step (parquet)
 checkpoint-N/     for `--resume`
 model/            the trained model, for `from_pretrained` (LoRA already merged; also as adapter/)
+model-of-step-N/  what a run that was extended had finished with before
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -22,6 +24,7 @@ from srl.errors import UserError
 from srl.files import check_output_folder, clear_folder, clear_left_overs, write_text
 from srl.runs.checkpoints import choose, retract_manifest, step_of
 from srl.runs.environment import environment
+from srl.runs.extend import raised_limits
 from srl.runs.recipe import Recipe, read_recipe, recipe_toml
 
 HELD_OUT = {
@@ -33,6 +36,9 @@ HELD_OUT = {
     "eval_mean_token_accuracy": "token accuracy",
 }
 """The metrics that sum up a run."""
+
+OF_THE_END = ("finished_steps", "best_step", "best_metric")
+"""Facts in run.json that only a finished run has."""
 
 MAX_INTEGER = 2**53
 """Nothing that is logged is larger; a damaged number may have any length."""
@@ -148,20 +154,53 @@ def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -
 
     Raises:
         UserError: the folder is not empty and neither flag is given; it is not a run of srl; the recipe to
-            resume differs from the one that was started.
+            resume differs from the one that was started in more than a higher end.
     """
     run = RunFolder(recipe.output_dir)
     if resume and (run.path / "config.toml").is_file():
         clear_left_overs(run.path)
-        _refuse_another_recipe(run, recipe)
-        if run.model:
-            raise UserError(f"{run.path}: this run has finished; nothing to resume")
+        if raised := raised_limits(run.recipe, recipe):
+            _extend(run, recipe, raised)
+        elif run.model:
+            raise UserError(
+                f"{run.path}: this run has finished; nothing to resume, unless it is extended: a higher "
+                "optim.max_steps, optim.num_train_epochs or optim.max_num_tokens"
+            )
         _cut_back(run)
         return run
     check_output_folder(run.path, overwrite=overwrite, marker="run.json", remedies="--resume it, or --overwrite it")
     clear_folder(run.path)
     write_text(run.path / "config.toml", recipe_toml(recipe))
     return run
+
+
+def _extend(run: RunFolder, recipe: Recipe, raised: list[str]) -> None:
+    """Let a run go on to its new end. What it had ended with stays, under another name.
+
+    Raises:
+        UserError: it has finished, and no checkpoint is left to go on from.
+    """
+    facts: dict[str, Any] = run.facts
+    if run.model:
+        if run.last_checkpoint is None:
+            raise UserError(
+                f"{run.path}: this run has finished and left no checkpoint to go on from (checkpoints.save_steps); "
+                f"start a new run from it: model.model_name_or_path = {run.path}"
+            )
+        step = facts.get("finished_steps", "?")
+        for name in ("model", "adapter"):
+            if (run.path / name).is_dir():
+                aside = run.path / f"{name}-of-step-{step}"
+                shutil.rmtree(aside, ignore_errors=True)  # of an extension that was killed here
+                (run.path / name).rename(aside)
+        lines = [line for line in run.metrics if "train_runtime" not in line]  # the sum of a run at its end
+        write_text(run.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        print(f"{run.path}: what it had finished with is now model-of-step-{step}/")
+    kept = {name: value for name, value in facts.items() if name not in OF_THE_END}
+    extended = [*facts.get("extended", []), *raised]
+    write_text(run.path / "run.json", json.dumps({**kept, "extended": extended}, indent=2) + "\n")
+    write_text(run.path / "config.toml", recipe_toml(recipe))
+    print(f"{run.path}: extended, {' and '.join(raised)}")
 
 
 def _cut_back(run: RunFolder) -> None:
@@ -172,15 +211,6 @@ def _cut_back(run: RunFolder) -> None:
         print(f"{run.path / name}: not whole, so not resumed from: {problem}")
     print(f"{run.path}: going on from {checkpoint.name if checkpoint else 'the beginning: no whole checkpoint'}")
     run.truncate_metrics(step_of(checkpoint) if checkpoint else 0)
-
-
-def _refuse_another_recipe(run: RunFolder, recipe: Recipe) -> None:
-    before, now = run.recipe.model_dump(), recipe.model_dump()
-    differing = [key for key in now if now[key] != before[key]]
-    if differing:
-        raise UserError(
-            f"{run.path}: cannot resume with another recipe; differs in {', '.join(differing)} from config.toml"
-        )
 
 
 class HeldOut(NamedTuple):

@@ -8,6 +8,7 @@ The table `[verl]` does so for the other engine; each engine reads its own.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from datetime import date
@@ -18,10 +19,10 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from tyro.constructors import PrimitiveConstructorSpec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from srl.errors import UserError
+from srl.runs.table_flag import TABLE_FLAG
 
 MAX_TOML_BYTES = 100_000
 """No recipe or experiment is larger."""
@@ -53,30 +54,10 @@ class Model(_Table):
     lora_target_modules: str = Field("all-linear", description="Modules that get adapters, separated by commas.")
 
 
-def _toml_table(given: list[str]) -> dict[str, Any]:
-    """A table as a flag, written as in a recipe."""
-    try:
-        table = tomllib.loads(f"table = {given[0]}")["table"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        table = None
-    if not isinstance(table, dict):
-        raise ValueError(f"expected a TOML table such as '{{enable_thinking = true}}', found {given[0]!r}")
-    return table
-
-
-_TABLE_FLAG = PrimitiveConstructorSpec[dict[str, Any]](
-    nargs=1,
-    metavar="TOML",
-    instance_from_str=_toml_table,
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=lambda table: [str(table)],
-)
-
-
 class ChatOptions(_Table):
     """How conversations become tokens (docs/models.md)."""
 
-    template_kwargs: Annotated[dict[str, Any], _TABLE_FLAG] = Field(
+    template_kwargs: Annotated[dict[str, Any], TABLE_FLAG] = Field(
         default={}, description="Arguments of the chat template, such as enable_thinking; by default srl finds them."
     )
     open_thought: bool = Field(
@@ -87,6 +68,15 @@ class ChatOptions(_Table):
     today: date | None = Field(
         None, description="The date for templates that print one. Default: the day the run starts."
     )
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _are_values_of_a_template(cls, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(values, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("expected texts, numbers, booleans, lists and tables of them") from None
+        return values
 
 
 DEFAULT_CHAT = ChatOptions()

@@ -51,6 +51,9 @@ def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = No
             say_if_thoughts_are_missing(rows, path)
         others = [name for name in rows.column_names if name != "prompt"]
         rows = rows.map(partial(_sft_row, chat), remove_columns=others)
+        if positions and (longest := max(map(len, rows["input_ids"]))) > positions:
+            line = list(map(len, rows["input_ids"])).index(longest) + 1
+            raise UserError(f"{path}:{line}: {longest} tokens with its target, the model has {positions} positions")
     limit = recipe.validation.max_rows if split == "validation" else 0
     return rows.select(range(min(limit, len(rows)))) if limit else rows
 
