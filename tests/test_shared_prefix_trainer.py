@@ -7,8 +7,9 @@ from trainers import options, steps, train_log, trainer_on_steps
 from trl import GRPOTrainer
 
 from srl.errors import UserError
+from srl.shared_prefix.batches import in_order, like_after_like
 from srl.shared_prefix.support import why_no_training
-from srl.shared_prefix.trainer import TrajectorySampler, in_order, like_after_like
+from srl.shared_prefix.trainer import TrajectorySampler
 from srl.training.trainer import SRLConfig
 
 NAMES = ("loss", "grad_norm", "reward", "completions/mean_length")

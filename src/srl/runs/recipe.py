@@ -155,6 +155,11 @@ class Rollout(_Table):
         "trajectory",
         description="What is computed only once in a pass: any common prefix, the prompt of a group, or nothing.",
     )
+    sampling_dtype: Literal["autocast", "bfloat16"] = Field(
+        "autocast",
+        description="Rollouts are computed like training, or with all weights in bfloat16: faster on a GPU, and a "
+        "little less like the policy that is trained.",
+    )
 
 
 class Reward(_Table):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -28,13 +28,14 @@ from trl.trainer.utils import RepeatSampler, get_config_model_id
 
 from srl.errors import UserError
 from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION, model_inputs
+from srl.shared_prefix.batches import in_order, like_after_like, unpadded
 from srl.shared_prefix.cost import Cost, ModelSize, cheapest
 from srl.shared_prefix.one_call import is_meant_for
-from srl.shared_prefix.packing import Ids, Pack
+from srl.shared_prefix.packing import Pack
 from srl.shared_prefix.sampler import SamplingOptions, sample_completions
 from srl.shared_prefix.support import why_no_sampling, why_no_training
 from srl.shared_prefix.trial import problem_with_packs, problem_with_sampling
-from srl.shared_prefix.weights import products_in
+from srl.shared_prefix.weights import products_in, weights_in
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,14 @@ class SharedPrefixConfig(GRPOConfig):
         },
     )
 
+    sampling_dtype: str = field(
+        default="autocast",
+        metadata={
+            "help": "What rollouts are computed in: `autocast`, like training; `bfloat16`, all weights converted for "
+            "the time of sampling: faster on a GPU, and a little less like the policy that is trained."
+        },
+    )
+
     def __post_init__(self) -> None:
         """TRL's derived options, and a check of ours."""
         super().__post_init__()
@@ -72,6 +81,7 @@ class SharedPrefixConfig(GRPOConfig):
         for name, known in (
             ("share_prefix", ("trajectory", "prompt", "off")),
             ("step_order", ("shuffle", "trajectory")),
+            ("sampling_dtype", ("autocast", "bfloat16")),
         ):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
@@ -133,6 +143,8 @@ class SharedPrefixTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, self._config.of(args), *others, **named)
         self._tokens = np.zeros(2, dtype=np.int64)
         self._sampling_trial: str | None = None
+        if self.args.sampling_dtype != "autocast" and self._others_sample:
+            raise UserError("sampling_dtype = bfloat16: not with vLLM, continuous batching, FSDP or ZeRO-3")
         self._shares = self.args.share_prefix != "off"
         if self._shares and (problem := self._why_not() or self._found_by_trying()):
             self._stop_sharing(problem)
@@ -273,12 +285,14 @@ class SharedPrefixTrainer(GRPOTrainer):
 
     @contextmanager
     def _weights_converted_once(self) -> Iterator[None]:
-        """Under autocast, the weights of all products in its type already: it would convert them at every token."""
-        if self.accelerator.mixed_precision not in AUTOCAST or self._others_sample:
+        """The weights of products in autocast's type already, which it would convert at every token; or all weights."""
+        with ExitStack() as stack:
+            if self.accelerator.mixed_precision in AUTOCAST and not self._others_sample:
+                stack.enter_context(self.accelerator.autocast())
+                stack.enter_context(products_in(AUTOCAST[self.accelerator.mixed_precision], self.model))
+            if self.args.sampling_dtype == "bfloat16":
+                stack.enter_context(weights_in(torch.bfloat16, self.model))
             yield
-        else:
-            with self.accelerator.autocast(), products_in(self._computes_in, self.model):
-                yield
 
     def _generate_is_faster(self, prompt_ids: list[list[int]]) -> bool:
         """On a GPU it is, wherever there is room for keys and values of every row: measured in docs/method.md."""
@@ -363,38 +377,3 @@ class SharedPrefixTrainer(GRPOTrainer):
         )
         over_all_tokens = self.loss_type == "bnpo" or self.top_entropy_quantile < 1 or self._entropy_bonus_enabled
         return bool(cut_by_steps or over_all_tokens)
-
-
-def like_after_like(
-    generate: Callable[[list[Any]], tuple[list[Any], Any]], prompts: list[Any]
-) -> tuple[list[Any], Any]:
-    """What `generate` gives for the prompts, asked in sorted order: vLLM then finds what they share in its cache.
-
-    Equal prompts stay together, as TRL wants the samples of one.
-    """
-    order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    rank = sorted(range(len(order)), key=order.__getitem__)
-    completion_ids, logprobs = generate([prompts[i] for i in order])
-    return [completion_ids[i] for i in rank], None if logprobs is None else [logprobs[i] for i in rank]
-
-
-def unpadded(ids_BT: Tensor, mask_BT: Tensor, n_columns: int) -> tuple[list[Ids], list[int]]:
-    """The rows without their padding, and the lengths of their prompts; completions stand in the last columns."""
-    ids, mask = ids_BT.cpu().numpy(), mask_BT.bool().cpu().numpy()
-    rows = [row[kept] for row, kept in zip(ids, mask, strict=True)]
-    # Where a prompt is all padding, nothing can be told about the first token after it.
-    return rows, np.maximum(1, mask[:, : mask.shape[1] - n_columns].sum(1)).tolist()
-
-
-def in_order(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows in as many micro-batches of the same size, sorted: those that begin alike are neighbours."""
-    rows = [row for b in batches for row in unpadded(b["prompt_ids"], b["prompt_mask"], 0)[0]]
-    order = sorted(range(len(rows)), key=lambda i: rows[i].astype(">i8").tobytes())
-    size = len(rows) // len(batches)
-
-    def sorted_parts(values: list[Any]) -> Any:
-        whole = values[0] is None or values[0].ndim == 0  # one for all rows
-        return values if whole else torch.cat(values)[order].split(size)
-
-    columns = {name: sorted_parts([batch[name] for batch in batches]) for name in batches[0]}
-    return [{name: parts[i] for name, parts in columns.items()} for i in range(len(batches))]
