@@ -1,4 +1,4 @@
-"""Rows out of TRL's padded batches, and the order in which those that begin alike come together."""
+"""Rows out of TRL's padded batches, to the CPU and to the device; those that begin alike come together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +24,25 @@ def like_after_like(
     rank = sorted(range(len(order)), key=order.__getitem__)
     completion_ids, logprobs = generate([prompts[i] for i in order])
     return [completion_ids[i] for i in rank], None if logprobs is None else [logprobs[i] for i in rank]
+
+
+def rows_of(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Ids and mask of a micro-batch, as TRL joins prompts and completions."""
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    return ids, torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+
+
+def on_cpu(ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Both in one copy, (2, B, T). It waits for all that the device has been given to do."""
+    return torch.stack((ids_BT, mask_BT.to(ids_BT.dtype))).cpu()
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device | str) -> Tensor:
+    """An array on the device. A GPU fetches it when it comes to that, and nothing waits: hence the pinned copy."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def unpadded(ids_BT: Tensor, mask_BT: Tensor, n_columns: int) -> tuple[list[Ids], list[int]]:

@@ -28,7 +28,7 @@ from trl.trainer.utils import RepeatSampler, get_config_model_id
 
 from srl.errors import UserError
 from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION, model_inputs
-from srl.shared_prefix.batches import in_order, like_after_like, unpadded
+from srl.shared_prefix.batches import in_order, like_after_like, on_cpu, rows_of, to_device, unpadded
 from srl.shared_prefix.cost import Cost, ModelSize, cheapest
 from srl.shared_prefix.one_call import is_meant_for
 from srl.shared_prefix.packing import Pack
@@ -130,6 +130,7 @@ class SharedPrefixTrainer(GRPOTrainer):
     _config: type[SharedPrefixConfig] = SharedPrefixConfig
     # What TRL may ask for before `__init__` ends.
     _shares = False
+    _host: Tensor | None = None
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *others: Any, **named: Any
@@ -143,6 +144,7 @@ class SharedPrefixTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, self._config.of(args), *others, **named)
         self._tokens = np.zeros(2, dtype=np.int64)
         self._sampling_trial: str | None = None
+        self._hosts: dict[int, Tensor] = {}
         if self.args.sampling_dtype != "autocast" and self._others_sample:
             raise UserError("sampling_dtype = bfloat16: not with vLLM, continuous batching, FSDP or ZeRO-3")
         self._shares = self.args.share_prefix != "off"
@@ -210,8 +212,7 @@ class SharedPrefixTrainer(GRPOTrainer):
             )
         size, kind = batch_size or len(input_ids), input_ids.device.type
         one_call = is_meant_for(kind, self._computes_in)
-        # Brought to the CPU once, before the device has work that this would wait for.
-        host = torch.stack((input_ids, attention_mask.to(input_ids.dtype))).cpu()
+        host = on_cpu(input_ids, attention_mask) if self._host is None else self._host
         parts = []
         for ids_BT, mask_BT, (host_ids_BT, host_mask_BT) in zip(
             input_ids.split(size), attention_mask.split(size), host.split(size, dim=1), strict=True
@@ -241,11 +242,11 @@ class SharedPrefixTrainer(GRPOTrainer):
         row_N = np.concatenate([np.full(len(places), i) for i, places in zip(one.rows, one.places, strict=True)])
         column_N = np.concatenate([columns[i][-len(p) :] for i, p in zip(one.rows, one.places, strict=True)])
         place_N = np.concatenate(one.places)
-        row_N, column_N, place_N = (torch.from_numpy(index).to(device) for index in (row_N, column_N, place_N))
+        row_N, column_N, place_N = (to_device(index, device) for index in (row_N, column_N, place_N))
         with self.accelerator.autocast():
             outputs = model(
                 **model_inputs(one, device),
-                shift_labels=torch.from_numpy(one.labels_T)[None].to(device),
+                shift_labels=to_device(one.labels_T, device)[None],
                 fused_lm_head=True,
             )
 
@@ -364,11 +365,24 @@ class SharedPrefixTrainer(GRPOTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         made, window = self._buffered_inputs, self.args.gradient_accumulation_steps
-        if made is before or not self._shares or self._micro_batches_matter():
+        if made is before or not self._shares:
             return inputs
-        for start in range(0, len(made), window):
-            made[start : start + window] = in_order(made[start : start + window])
+        if not self._micro_batches_matter():
+            for start in range(0, len(made), window):
+                made[start : start + window] = in_order(made[start : start + window])
+        self._hosts = {id(batch): on_cpu(*rows_of(batch)) for batch in made}
         return made[self._step % len(made)]
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """TRL's hook: the loss of a micro-batch, whose rows were brought to the CPU when it was made.
+
+        Now they would wait for the backward pass of the one before; as it is, packing goes on meanwhile.
+        """
+        self._host = self._hosts.get(id(inputs))
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._host = None
 
     def _micro_batches_matter(self) -> bool:
         """Whether the gradient depends on which rows of an optimizer step share a micro-batch."""
