@@ -88,6 +88,54 @@ def test_weights_are_converted_for_sampling_only(trainer, by_generate, monkeypat
     assert set(seen) == {torch.float32, torch.bfloat16}
 
 
+def take_the_most_probable(trainer):
+    """No draws."""
+    trainer.generation_config.do_sample = False
+    trainer.generation_config.temperature = trainer.generation_config.top_p = trainer.generation_config.top_k = None
+
+
+@pytest.mark.parametrize("trainer", [{"sampling_dtype": "bfloat16"}], indirect=True)
+@pytest.mark.parametrize("by_generate", [False, True])
+def test_all_weights_may_be_in_bfloat16_for_sampling(trainer, tiny_model, by_generate, monkeypatch):
+    """The completions of a copy in bfloat16; afterwards the weights are what they were, and are trained."""
+    monkeypatch.setattr(trainer, "_samples_elsewhere", lambda: by_generate)
+    prompt = [5, 6, 7, 8, 9, 10]
+    before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
+    low = transformers.AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16).eval()
+    seen = set()
+    for module in trainer.model.modules():
+        module.register_forward_pre_hook(
+            lambda module, _: seen.update(parameter.dtype for parameter in module.parameters(recurse=False))
+        )
+    trainer.model.eval()
+    take_the_most_probable(trainer)
+    (completion,), _ = trainer._generate_single_turn([prompt], None, {}, 1)
+    assert seen == {torch.bfloat16}
+    ids = torch.tensor([prompt])
+    expected = low.generate(ids, attention_mask=torch.ones_like(ids), generation_config=trainer.generation_config)
+    assert list(completion) == expected[0, len(prompt) :].tolist()
+    for name, parameter in trainer.model.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert torch.equal(parameter, before[name])
+    trainer.model.train()
+    trainer.train()
+    assert any(not torch.equal(parameter, before[name]) for name, parameter in trainer.model.named_parameters())
+
+
+@pytest.mark.parametrize("trainer", [{"share_prefix": "off"}, {"cache_implementation": "static"}], indirect=True)
+def test_a_static_cache_draws_the_same_tokens(trainer):
+    """`[trl] cache_implementation = "static"`: `generate` samples, with today's tokens at a seed."""
+    assert trainer._samples_elsewhere()
+    trainer.model.eval()
+    found = []
+    for cache in (None, "static"):
+        trainer.generation_config.cache_implementation = cache
+        torch.manual_seed(7)
+        found.append(trainer._generate_single_turn([[5, 6, 7, 8, 9, 10], [5, 6, 7]] * 2, None, {}, 2)[0])
+    assert [list(ids) for ids in found[0]] == [list(ids) for ids in found[1]]
+    assert len({tuple(ids) for ids in found[0]}) > 2
+
+
 @pytest.mark.parametrize("trainer", [{"repetition_penalty": 1.2}], indirect=True)
 def test_options_it_does_not_know_are_left_to_generate(trainer):
     _, completion_ids, *_ = trainer._generate(["one two", "one"])

@@ -7,8 +7,9 @@ from trainers import options, steps, train_log, trainer_on_steps
 from trl import GRPOTrainer
 
 from srl.errors import UserError
+from srl.shared_prefix.batches import in_order, like_after_like
 from srl.shared_prefix.support import why_no_training
-from srl.shared_prefix.trainer import TrajectorySampler, in_order, like_after_like
+from srl.shared_prefix.trainer import TrajectorySampler
 from srl.training.trainer import SRLConfig
 
 NAMES = ("loss", "grad_norm", "reward", "completions/mean_length")
@@ -225,6 +226,23 @@ def test_sampling_shares_prefixes_too_unless_that_is_off(tiny_model, tmp_path):
     assert logs["trajectory", False] != logs["trajectory", True]
     assert logs["off", False] == logs["off", True]
     assert [line[0] for line in logs["off", True]] == pytest.approx([line[0] for line in logs["trajectory", True]])
+
+
+@pytest.mark.parametrize("changed", [{}, {"loss_type": "bnpo"}, {"num_iterations": 2}])
+def test_the_rows_of_a_micro_batch_are_on_the_cpu_before_it_comes(tiny_model, tmp_path, changed):
+    """As many micro-batches as there are, in TRL's order and in ours; packing then waits for no device."""
+    trainer, seen = trainer_on_steps(tiny_model, tmp_path, same_completions=False, **changed), []
+    logps = trainer._get_per_token_logps_and_entropies
+
+    def look(model, input_ids, attention_mask, *args, **kwargs):
+        if torch.is_grad_enabled():
+            seen.append(torch.equal(trainer._host, torch.stack((input_ids, attention_mask))))
+        return logps(model, input_ids, attention_mask, *args, **kwargs)
+
+    trainer._get_per_token_logps_and_entropies = look
+    trainer.train()
+    assert seen == [True] * (2 * 3)
+    assert trainer._host is None
 
 
 def test_prompts_go_to_vllm_like_after_like_and_come_back_in_order():

@@ -28,7 +28,8 @@ from srl.cli.swe import Swe
 from srl.cli.train import Train
 from srl.cli.warm_up import WarmUp
 from srl.errors import UserError, disk_fault
-from srl.runs.recipe import Recipe, explain, read_recipe
+from srl.runs.recipe import Recipe, read_recipe
+from srl.runs.toml import explain
 
 Command = (
     Annotated[Steps, tyro.conf.subcommand("steps")]

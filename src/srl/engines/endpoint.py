@@ -14,7 +14,7 @@ from typing import Any
 from srl.engines.protocols import Reply
 from srl.errors import UserError
 from srl.records import Message
-from srl.runs.recipe import suggest
+from srl.runs.toml import suggest
 
 TRIES = 6
 FIRST_WAIT_SECONDS = 1.0

@@ -24,7 +24,7 @@ from srl.evaluation.config import BenchmarkFacts
 from srl.files import SUFFIXES, Row, read_rows, suffix_of
 from srl.rewards.answer_text import known_answer
 from srl.rewards.answers import judge
-from srl.runs.recipe import from_toml, suggest
+from srl.runs.toml import from_toml, suggest
 
 UNPINNED = "unpinned"
 

@@ -13,7 +13,8 @@ from typing import Any
 from srl.errors import UserError
 from srl.report.plain import plain
 from srl.runs.folder import RunFolder, held_out
-from srl.runs.recipe import MAX_TOML_BYTES, Recipe, read_recipe
+from srl.runs.recipe import Recipe, read_recipe
+from srl.runs.toml import MAX_TOML_BYTES
 
 MARKERS = ("run.json", "config.toml", "metrics.jsonl")
 """A folder that holds one of these is a run folder."""

@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from srl.shared_prefix.batches import to_device
 from srl.shared_prefix.kernels import kernel_for, merge_
 from srl.shared_prefix.one_call import one_call_for
 from srl.shared_prefix.packing import AttentionPlan, Pack
@@ -30,8 +31,8 @@ SHARED_PREFIX_ATTENTION = "srl_shared_prefix"
 def model_inputs(pack: Pack, device: torch.device | str) -> dict[str, Any]:
     """Keyword arguments with which a model in `SHARED_PREFIX_ATTENTION` computes a pack, as a batch of one row."""
     return {
-        "input_ids": torch.from_numpy(pack.ids_T)[None].to(device),
-        "position_ids": torch.from_numpy(pack.positions_T)[None].to(device),
+        "input_ids": to_device(pack.ids_T, device)[None],
+        "position_ids": to_device(pack.positions_T, device)[None],
         # Given a mask of four dimensions, transformers builds none itself. Without one it would take every
         # jump of the positions for the beginning of an unrelated sequence.
         "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device),

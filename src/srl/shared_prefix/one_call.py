@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
+from srl.shared_prefix.batches import to_device
 from srl.shared_prefix.packing import AttentionPlan, Block, Ids
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def block_mask(plan: AttentionPlan, window: int | None, length: int, device: tor
     ends_T, depths_T = (pad_to(length, of_places) for of_places in (plan.ends_T, plan.depths_T))
     some_NN, all_NN = tiles(ends_T, depths_T, window, TILE)
     partial, full = (_in_order(chosen, device) for chosen in (some_NN & ~all_NN, all_NN))
-    ends, depths = (torch.from_numpy(x).to(device, torch.int32) for x in (ends_T, depths_T))
+    ends, depths = (to_device(x.astype(np.int32), device) for x in (ends_T, depths_T))
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < ends[key])
@@ -73,7 +74,7 @@ def block_mask(plan: AttentionPlan, window: int | None, length: int, device: tor
     def sees_near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < ends[key]) & (depths[query] - depths[key] < reach)
 
-    reach = torch.tensor(window or 0, device=device)
+    reach = torch.full((), window or 0, device=device)
     return BlockMask.from_kv_blocks(
         *partial, *full, BLOCK_SIZE=TILE, mask_mod=sees if window is None else sees_near, seq_lengths=(length, length)
     )
@@ -103,8 +104,8 @@ def tiles(
 def _in_order(chosen_NN: npt.NDArray[np.bool_], device: torch.device) -> tuple[Tensor, Tensor]:
     """Per tile of queries, how many tiles of keys are chosen, and all of them, the chosen ones first."""
     order_NN = np.argsort(~chosen_NN, axis=1, kind="stable")
-    counts = torch.from_numpy(chosen_NN.sum(1)[None, None]), torch.from_numpy(order_NN[None, None])
-    return counts[0].to(device, torch.int32), counts[1].to(device, torch.int32)
+    counts_N = chosen_NN.sum(1)
+    return tuple(to_device(x.astype(np.int32)[None, None], device) for x in (counts_N, order_NN))
 
 
 # --- where it is used -----------------------------------------------------------------------------------

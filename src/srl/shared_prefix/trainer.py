@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -28,13 +28,14 @@ from trl.trainer.utils import RepeatSampler, get_config_model_id
 
 from srl.errors import UserError
 from srl.shared_prefix.attention import SHARED_PREFIX_ATTENTION, model_inputs
+from srl.shared_prefix.batches import in_order, like_after_like, on_cpu, rows_of, to_device, unpadded
 from srl.shared_prefix.cost import Cost, ModelSize, cheapest
 from srl.shared_prefix.one_call import is_meant_for
-from srl.shared_prefix.packing import Ids, Pack
+from srl.shared_prefix.packing import Pack
 from srl.shared_prefix.sampler import SamplingOptions, sample_completions
 from srl.shared_prefix.support import why_no_sampling, why_no_training
 from srl.shared_prefix.trial import problem_with_packs, problem_with_sampling
-from srl.shared_prefix.weights import products_in
+from srl.shared_prefix.weights import products_in, weights_in
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,14 @@ class SharedPrefixConfig(GRPOConfig):
         },
     )
 
+    sampling_dtype: str = field(
+        default="autocast",
+        metadata={
+            "help": "What rollouts are computed in: `autocast`, like training; `bfloat16`, all weights converted for "
+            "the time of sampling: faster on a GPU, and a little less like the policy that is trained."
+        },
+    )
+
     def __post_init__(self) -> None:
         """TRL's derived options, and a check of ours."""
         super().__post_init__()
@@ -72,6 +81,7 @@ class SharedPrefixConfig(GRPOConfig):
         for name, known in (
             ("share_prefix", ("trajectory", "prompt", "off")),
             ("step_order", ("shuffle", "trajectory")),
+            ("sampling_dtype", ("autocast", "bfloat16")),
         ):
             if getattr(self, name) not in known:
                 raise UserError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}")
@@ -120,6 +130,7 @@ class SharedPrefixTrainer(GRPOTrainer):
     _config: type[SharedPrefixConfig] = SharedPrefixConfig
     # What TRL may ask for before `__init__` ends.
     _shares = False
+    _host: Tensor | None = None
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: GRPOConfig | None = None, *others: Any, **named: Any
@@ -133,6 +144,9 @@ class SharedPrefixTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, self._config.of(args), *others, **named)
         self._tokens = np.zeros(2, dtype=np.int64)
         self._sampling_trial: str | None = None
+        self._hosts: dict[int, Tensor] = {}
+        if self.args.sampling_dtype != "autocast" and self._others_sample:
+            raise UserError("sampling_dtype = bfloat16: not with vLLM, continuous batching, FSDP or ZeRO-3")
         self._shares = self.args.share_prefix != "off"
         if self._shares and (problem := self._why_not() or self._found_by_trying()):
             self._stop_sharing(problem)
@@ -198,8 +212,7 @@ class SharedPrefixTrainer(GRPOTrainer):
             )
         size, kind = batch_size or len(input_ids), input_ids.device.type
         one_call = is_meant_for(kind, self._computes_in)
-        # Brought to the CPU once, before the device has work that this would wait for.
-        host = torch.stack((input_ids, attention_mask.to(input_ids.dtype))).cpu()
+        host = on_cpu(input_ids, attention_mask) if self._host is None else self._host
         parts = []
         for ids_BT, mask_BT, (host_ids_BT, host_mask_BT) in zip(
             input_ids.split(size), attention_mask.split(size), host.split(size, dim=1), strict=True
@@ -229,11 +242,11 @@ class SharedPrefixTrainer(GRPOTrainer):
         row_N = np.concatenate([np.full(len(places), i) for i, places in zip(one.rows, one.places, strict=True)])
         column_N = np.concatenate([columns[i][-len(p) :] for i, p in zip(one.rows, one.places, strict=True)])
         place_N = np.concatenate(one.places)
-        row_N, column_N, place_N = (torch.from_numpy(index).to(device) for index in (row_N, column_N, place_N))
+        row_N, column_N, place_N = (to_device(index, device) for index in (row_N, column_N, place_N))
         with self.accelerator.autocast():
             outputs = model(
                 **model_inputs(one, device),
-                shift_labels=torch.from_numpy(one.labels_T)[None].to(device),
+                shift_labels=to_device(one.labels_T, device)[None],
                 fused_lm_head=True,
             )
 
@@ -273,12 +286,14 @@ class SharedPrefixTrainer(GRPOTrainer):
 
     @contextmanager
     def _weights_converted_once(self) -> Iterator[None]:
-        """Under autocast, the weights of all products in its type already: it would convert them at every token."""
-        if self.accelerator.mixed_precision not in AUTOCAST or self._others_sample:
+        """The weights of products in autocast's type already, which it would convert at every token; or all weights."""
+        with ExitStack() as stack:
+            if self.accelerator.mixed_precision in AUTOCAST and not self._others_sample:
+                stack.enter_context(self.accelerator.autocast())
+                stack.enter_context(products_in(AUTOCAST[self.accelerator.mixed_precision], self.model))
+            if self.args.sampling_dtype == "bfloat16":
+                stack.enter_context(weights_in(torch.bfloat16, self.model))
             yield
-        else:
-            with self.accelerator.autocast(), products_in(self._computes_in, self.model):
-                yield
 
     def _generate_is_faster(self, prompt_ids: list[list[int]]) -> bool:
         """On a GPU it is, wherever there is room for keys and values of every row: measured in docs/method.md."""
@@ -350,11 +365,24 @@ class SharedPrefixTrainer(GRPOTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         made, window = self._buffered_inputs, self.args.gradient_accumulation_steps
-        if made is before or not self._shares or self._micro_batches_matter():
+        if made is before or not self._shares:
             return inputs
-        for start in range(0, len(made), window):
-            made[start : start + window] = in_order(made[start : start + window])
+        if not self._micro_batches_matter():
+            for start in range(0, len(made), window):
+                made[start : start + window] = in_order(made[start : start + window])
+        self._hosts = {id(batch): on_cpu(*rows_of(batch)) for batch in made}
         return made[self._step % len(made)]
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """TRL's hook: the loss of a micro-batch, whose rows were brought to the CPU when it was made.
+
+        Now they would wait for the backward pass of the one before; as it is, packing goes on meanwhile.
+        """
+        self._host = self._hosts.get(id(inputs))
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._host = None
 
     def _micro_batches_matter(self) -> bool:
         """Whether the gradient depends on which rows of an optimizer step share a micro-batch."""
@@ -363,38 +391,3 @@ class SharedPrefixTrainer(GRPOTrainer):
         )
         over_all_tokens = self.loss_type == "bnpo" or self.top_entropy_quantile < 1 or self._entropy_bonus_enabled
         return bool(cut_by_steps or over_all_tokens)
-
-
-def like_after_like(
-    generate: Callable[[list[Any]], tuple[list[Any], Any]], prompts: list[Any]
-) -> tuple[list[Any], Any]:
-    """What `generate` gives for the prompts, asked in sorted order: vLLM then finds what they share in its cache.
-
-    Equal prompts stay together, as TRL wants the samples of one.
-    """
-    order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    rank = sorted(range(len(order)), key=order.__getitem__)
-    completion_ids, logprobs = generate([prompts[i] for i in order])
-    return [completion_ids[i] for i in rank], None if logprobs is None else [logprobs[i] for i in rank]
-
-
-def unpadded(ids_BT: Tensor, mask_BT: Tensor, n_columns: int) -> tuple[list[Ids], list[int]]:
-    """The rows without their padding, and the lengths of their prompts; completions stand in the last columns."""
-    ids, mask = ids_BT.cpu().numpy(), mask_BT.bool().cpu().numpy()
-    rows = [row[kept] for row, kept in zip(ids, mask, strict=True)]
-    # Where a prompt is all padding, nothing can be told about the first token after it.
-    return rows, np.maximum(1, mask[:, : mask.shape[1] - n_columns].sum(1)).tolist()
-
-
-def in_order(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows in as many micro-batches of the same size, sorted: those that begin alike are neighbours."""
-    rows = [row for b in batches for row in unpadded(b["prompt_ids"], b["prompt_mask"], 0)[0]]
-    order = sorted(range(len(rows)), key=lambda i: rows[i].astype(">i8").tobytes())
-    size = len(rows) // len(batches)
-
-    def sorted_parts(values: list[Any]) -> Any:
-        whole = values[0] is None or values[0].ndim == 0  # one for all rows
-        return values if whole else torch.cat(values)[order].split(size)
-
-    columns = {name: sorted_parts([batch[name] for batch in batches]) for name in batches[0]}
-    return [{name: parts[i] for name, parts in columns.items()} for i in range(len(batches))]

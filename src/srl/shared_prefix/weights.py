@@ -40,8 +40,20 @@ def products_in(dtype: torch.dtype, model: nn.Module) -> Iterator[None]:
 
     It needs room for them once more.
     """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    lent = lend(linear, dtype, (torch.float32,))
+    with _lent([module for module in model.modules() if isinstance(module, nn.Linear)], dtype):
+        yield
+
+
+@contextmanager
+def weights_in(dtype: torch.dtype, model: nn.Module) -> Iterator[None]:
+    """All weights in `dtype`, as in a copy of the model; what is computed between products is then in `dtype` too."""
+    with _lent(model.modules(), dtype):
+        yield
+
+
+@contextmanager
+def _lent(modules: Iterable[nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    lent = lend(modules, dtype, (torch.float32,))
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from srl.shared_prefix.batches import to_device
 from srl.shared_prefix.kernels import masked_kernel_for
 from srl.shared_prefix.packing import AttentionPlan, Ids
 
@@ -82,7 +83,7 @@ class WindowAttention(torch.autograd.Function):
 
 
 def _index(segment: Segment, like: Tensor) -> Tensor:
-    return torch.from_numpy(segment.keys).to(like.device, non_blocking=True)
+    return to_device(segment.keys, like.device)
 
 
 def _band(segment: Segment, window: int, device: torch.device) -> Tensor:

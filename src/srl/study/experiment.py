@@ -14,7 +14,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from srl.engines.protocols import Manner
-from srl.runs.recipe import Recipe, from_toml, from_values, own_or_given, read_recipe, suggest
+from srl.runs.recipe import Recipe, read_recipe
+from srl.runs.toml import from_toml, from_values, own_or_given, suggest
 
 Chain = tuple[str, ...]
 """The names of stages; none: the base itself."""

@@ -15,7 +15,7 @@ from srl.errors import UserError
 from srl.files import LOCK, clear_folder, locked, write_text
 from srl.runs.environment import environment
 from srl.runs.progress import Progress
-from srl.runs.recipe import from_values
+from srl.runs.toml import from_values
 from srl.study.domain import write_problems
 from srl.study.experiment import Experiment, read_experiment
 from srl.study.jobs import Job, SeedGroup, TrainingJob, is_done

@@ -11,7 +11,8 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from trl import SFTConfig
 
 from srl.errors import UserError
-from srl.runs.recipe import Optim, Recipe, Reward, Rollout, suggest
+from srl.runs.recipe import Optim, Recipe, Reward, Rollout
+from srl.runs.toml import suggest
 from srl.training.config import SRLConfig, usual_oversampling
 
 LARGEST_BATCH = 512

@@ -16,7 +16,8 @@ from srl.errors import UserError
 from srl.runs.checkpoints import step_of
 from srl.runs.folder import RunFolder, evaluated, held_out, is_better
 from srl.runs.model import load_model
-from srl.runs.recipe import Recipe, suggest
+from srl.runs.recipe import Recipe
+from srl.runs.toml import suggest
 from srl.training.model_card import write_model_card
 
 
