@@ -196,7 +196,7 @@ class Sft(_Table):
     """Supervised fine-tuning, for the stage sft."""
 
     target: Literal["steps", "solution", "trajectory"] = Field(
-        "steps", description="A row: one step, or a whole one of these."
+        "steps", description="One row per step, per written solution, or per whole run of an agent, turn by turn."
     )
     rows_per_step: int = Field(64, ge=1, description="Rows per batch, over all processes.")
 
