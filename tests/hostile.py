@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import textwrap
-import time
 import zlib
 
 import pytest
@@ -71,8 +70,10 @@ def snapshot(folder):
 
 
 def leftovers(package):
-    """Processes that still run in a sandbox with this package; others may run at the same time."""
-    time.sleep(0.2)
+    """Processes that still run in a sandbox with this package; others may run at the same time.
+
+    Asked at once: a sandbox is done only when they are gone.
+    """
     mark = mark_of(package)
     processes = filter(str.isdigit, os.listdir("/proc"))
     return [pid for pid in processes if os.path.exists(f"/proc/{pid}/root/box/tree/{mark}")]

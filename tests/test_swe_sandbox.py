@@ -258,9 +258,12 @@ def test_the_harness_killed_takes_the_sandbox_with_it(walls, package):
     harness = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
     while not leftovers(package):
         assert harness.poll() is None
+        time.sleep(0.05)
     harness.send_signal(signal.SIGKILL)
     harness.wait()
-    assert leftovers(package) == []
+    killed = time.monotonic()
+    while leftovers(package):  # nobody is there to wait for them
+        assert time.monotonic() - killed < 30
 
 
 def test_what_is_ordered_by_addresses_is_the_same_each_time(walls, package):

@@ -2,6 +2,7 @@
 
     train.steps.jsonl       one row per step: SRL, and SFT step by step
     train.problems.jsonl    one row per written solution: RLVR, and SFT on whole solutions
+    train.trajectories.jsonl  one row per run of an agent, if there are any: SFT on whole trajectories
     validation.*.jsonl      the same for the held-out problems
     dropped.jsonl           what was left out, each with its place and reason
     report.json             the counts, and the options that made them
@@ -27,8 +28,13 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "thought": str,
     },
     "problems": {"trajectory_id": str, "prompt": [{"role": str, "content": str}], "answer": str, "solution": str},
+    "trajectories": {
+        "trajectory_id": str,
+        "prompt": [{"role": str, "content": str}],
+        "turns": [{"role": str, "content": str}],
+    },
 }
-"""The columns of the two kinds of rows: the fields of StepInstance and of Problem."""
+"""The columns of the kinds of rows: the fields of StepInstance and of Problem; a run of an agent turn by turn."""
 
 
 def as_row(record: StepInstance | Problem) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from srl.chat.conversation import conversation
 from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, answer_prompt, format_completion, parse_completion, user_text
 from srl.data.decontaminate import BenchmarkProblems
 from srl.data.folder import COLUMNS, as_row
@@ -101,14 +102,17 @@ class _Writer:
     def __init__(self, folder: Path | None, options: StepOptions, report: Report, files: ExitStack) -> None:
         self.options, self.report = options, report
         self.tokens = _Tokens(options.tokenizer) if options.tokenizer else None
-        suffix = "parquet" if options.parquet else "jsonl"
+        self.folder, self.files = folder, files
         self.writers: dict[str, RowWriter] = {}
         if folder:
-            for split in ("train", "validation"):
-                for kind, columns in COLUMNS.items():
-                    path = folder / f"{split}.{kind}.{suffix}"
-                    self.writers[f"{split}.{kind}"] = files.enter_context(RowWriter(path, columns))
+            for name in ("train.steps", "train.problems", "validation.steps", "validation.problems"):
+                self._open(name)
             self.writers["dropped"] = files.enter_context(RowWriter(folder / "dropped.jsonl", {}))
+
+    def _open(self, name: str) -> None:
+        assert self.folder is not None
+        path = self.folder / f"{name}.{'parquet' if self.options.parquet else 'jsonl'}"
+        self.writers[name] = self.files.enter_context(RowWriter(path, COLUMNS[name.partition(".")[2]]))
 
     def write(self, item: Item) -> None:
         """Write one item and count it."""
@@ -162,6 +166,17 @@ class _Writer:
         for instance in instances:
             self._instance(split, instance)
         report.without_steps_to_ask += report.instances[split] == n_before
+        if trajectory.in_environment and self.folder:
+            self._whole_run(split, trajectory)
+
+    def _whole_run(self, split: str, trajectory: Trajectory) -> None:
+        run = conversation(trajectory, self.options.system_prompt, self.options.max_observation_chars)
+        if run is None:
+            self.report.malformed["whole runs with a turn that no completion can say"] += 1
+            return
+        if (name := f"{split}.trajectories") not in self.writers:
+            self._open(name)  # only now: mathematics has no such file
+        self._row(name, {"trajectory_id": trajectory.id, **run._asdict()})
 
     def _instance(self, split: str, instance: StepInstance) -> None:
         if error := _format_error(instance.thought or "thought", instance.expert_action):

@@ -185,7 +185,9 @@ class Reward(_Table):
 class Sft(_Table):
     """Supervised fine-tuning, for the stage sft."""
 
-    target: Literal["steps", "solution"] = Field("steps", description="One row per step, or one per whole solution.")
+    target: Literal["steps", "solution", "trajectory"] = Field(
+        "steps", description="One row per step, per written solution, or per whole run of an agent, turn by turn."
+    )
     rows_per_step: int = Field(64, ge=1, description="Rows per batch, over all processes.")
 
 
@@ -237,10 +239,11 @@ class Recipe(_Table):
         return self
 
     @property
-    def row_kind(self) -> Literal["steps", "problems"]:
-        """What a prompt asks for: the next step, or the whole solution of a problem."""
-        by_step = self.stage == "srl" or (self.stage == "sft" and self.sft.target == "steps")
-        return "steps" if by_step else "problems"
+    def row_kind(self) -> Literal["steps", "problems", "trajectories"]:
+        """What a prompt asks for: the next step, the whole solution of a problem, or every turn of an agent."""
+        if self.stage == "sft" and self.sft.target != "steps":
+            return "trajectories" if self.sft.target == "trajectory" else "problems"
+        return "problems" if self.stage == "rlvr" else "steps"
 
     @property
     def model_init_kwargs(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def trained_prompts(recipe: Recipe) -> dict[str, Any]:
     of_answers = {"answer": system_prompt(problem)} if problem else {}
     earlier = RunFolder(Path(recipe.model.model_name_or_path))
     before = earlier.prompts if earlier.exists else {}
-    return of_answers | before | of_steps if recipe.row_kind == "steps" else of_steps | before | of_answers
+    return of_answers | before | of_steps if recipe.row_kind != "problems" else of_steps | before | of_answers
 
 
 def system_prompt(row: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from srl.runs.recipe import Recipe
 from srl.training.asked import check_reward_fits
 from srl.training.prefixes import say_where_prefixes_break
 from srl.training.preflight import say_if_thoughts_are_missing
+from srl.training.whole_runs import whole_run_rows
 
 FEATURES = {kind: Features.from_arrow_schema(arrow_schema(columns)) for kind, columns in COLUMNS.items()}
 """Guessed types would break where a column is empty for the first 10 MB."""
@@ -43,10 +44,13 @@ def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = No
     if recipe.stage == "rlvr":
         rows = _with_known_answer(rows, path)
     rows = _without_special_tokens(rows, chat, path)
-    rows = _within_length(rows, recipe, chat, path, positions)
+    if recipe.row_kind != "trajectories":
+        rows = _within_length(rows, recipe, chat, path, positions)
     if recipe.stage == "srl" and split == "train" and recipe.rollout.share_prefix == "trajectory":
         say_where_prefixes_break(rows, chat, path)
-    if recipe.stage == "sft":
+    if recipe.row_kind == "trajectories":
+        rows = whole_run_rows(rows, recipe, chat, path, positions)
+    elif recipe.stage == "sft":
         if split == "train" and recipe.row_kind == "steps":
             say_if_thoughts_are_missing(rows, path)
         others = [name for name in rows.column_names if name != "prompt"]
@@ -83,7 +87,7 @@ def _without_special_tokens(rows: Dataset, chat: Chat, path: Path) -> Dataset:
 
     def found(row: dict[str, Any]) -> list[str]:
         texts = [row.get(name) for name in ("expert_action", "thought", "solution")]
-        prompt = [message["content"] for message in row["prompt"]]
+        prompt = [message["content"] for message in (*row["prompt"], *row.get("turns", ()))]
         return [match[0] for text in (*texts, *prompt) if text and (match := pattern.search(text))]
 
     all_found = [found(row) for row in rows]

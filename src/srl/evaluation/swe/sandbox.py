@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -19,7 +20,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,7 @@ SYSTEM = (
     "/etc/alternatives",
     "/etc/localtime",
 )
+SECONDS_TO_DIE = 60.0
 SECONDS_BETWEEN_LOOKS = 0.1
 TRIAL_SECONDS = 60
 
@@ -140,9 +142,9 @@ class Sandbox:
                 os.close(writing)
             with process, open(reading, "rb", buffering=0) as report:
                 try:
-                    return _watch(process, report.fileno(), json.dumps(dataclasses.asdict(job)).encode(), limits)
+                    return _watch(process, report.fileno(), job, limits)
                 finally:
-                    _kill(process)
+                    _kill(process, isolated=self.walls != "none")
 
 
 def find_sandbox(*, allow_unsandboxed: bool = False) -> Sandbox:
@@ -235,14 +237,14 @@ def _bubblewrap_can_disable_namespaces() -> bool:
     return b"--disable-userns" in subprocess.run(["bwrap", "--help"], capture_output=True, check=False).stdout
 
 
-def _watch(process: subprocess.Popen[bytes], report_fd: int, job: bytes, limits: Limits) -> Finished:
+def _watch(process: subprocess.Popen[bytes], report_fd: int, job: Job, limits: Limits) -> Finished:
     """Feed the job, collect what comes back, and end the process at a limit."""
     assert process.stdin
     assert process.stdout
     output_fd = process.stdout.fileno()
     collected = {output_fd: bytearray(), report_fd: bytearray()}
     with suppress(BrokenPipeError):
-        process.stdin.write(job)
+        process.stdin.write(json.dumps(dataclasses.asdict(job)).encode())
         process.stdin.close()
     end: Literal["exit", "time", "memory", "output"] = "exit"
     deadline = time.monotonic() + limits.seconds
@@ -269,7 +271,7 @@ def _watch(process: subprocess.Popen[bytes], report_fd: int, job: bytes, limits:
     if end == "exit":
         # Both pipes are closed, so nothing is left inside but, at most, a process that let go of them.
         end = "exit" if _ends_before(deadline, process.pid) else "time"
-    _kill(process)
+    _kill(process, isolated=job.walls != "none")
     output, report = bytes(collected[output_fd][: limits.output_bytes]), bytes(collected[report_fd])
     first, _, report = report.partition(b"\n")
     try:
@@ -290,22 +292,50 @@ def _ends_before(deadline: float, pid: int) -> bool:
     return True
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End it and, with it, all that it started: the PID namespace ends with its first process."""
-    if process.returncode is None:  # else its number may be another's by now
+def _kill(process: subprocess.Popen[bytes], *, isolated: bool) -> None:
+    """End it and, with it, all that it started: the PID namespace ends with its first process.
+
+    If `isolated`, that one is a child of ours, whom the kernel lets go only when all in its namespace are gone: it is
+    waited for. On a busy machine this takes seconds.
+
+    Raises:
+        RuntimeError: it is still there after a minute.
+    """
+    if process.returncode is not None:  # its number may be another's by now
+        return
+    with ExitStack() as opened:
+        ends = select.poll()
+        waited_for = set()
+        for child in [pid for pid, (parent, _) in _processes().items() if parent == process.pid and isolated]:
+            with suppress(ProcessLookupError):  # it has ended
+                waited_for.add(end := os.pidfd_open(child))
+                opened.callback(os.close, end)
+                ends.register(end, select.POLLIN)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        while waited_for and (ended := ends.poll(SECONDS_TO_DIE * 1000)):
+            for end, _ in ended:
+                ends.unregister(end)
+                waited_for.discard(end)
+    if waited_for:
+        raise RuntimeError(f"what ran in the sandbox was killed, and is still there after {SECONDS_TO_DIE:g} s")
 
 
 def resident_bytes(pid: int) -> int:
     """Memory that a process and all below it have in use; pages that they share are counted for each."""
-    parents: dict[int, tuple[int, int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError):
-                fields = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()
-                parents[int(name)] = (int(fields[1]), int(fields[21]))
+    parents = _processes()
     family = {pid}
     while more := {child for child, (parent, _) in parents.items() if parent in family} - family:
         family |= more
     return sum(parents[member][1] for member in family if member in parents) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _processes() -> dict[int, tuple[int, int]]:
+    """Of every process its parent, and its memory in pages."""
+    found: dict[int, tuple[int, int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):
+                fields = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()
+                found[int(name)] = (int(fields[1]), int(fields[21]))
+    return found
