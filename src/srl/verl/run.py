@@ -29,6 +29,7 @@ from srl.runs.recipe import Recipe
 from srl.training.asked import system_prompt, trained_prompts
 from srl.training.attend import how_to_go_on
 from srl.training.model_card import write_model_card
+from srl.training.policy import described, load_policy
 from srl.verl.export import LOG, Job, prepare
 from srl.verl.metrics import held_out_rewards, log_files, metrics_lines
 from srl.verl.options import arguments, flattened, n_workers
@@ -59,6 +60,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_TO_END = 60.0
 
 KNOWN_FAULTS = (
+    (r"RuntimeError: (\d+% of the first .*)", "{}"),
     (r"Key '(\S+)' is not in struct|Could not override '(\S+)'", "[verl] `{}`: verl {version} has no such option"),
     (r"OutOfMemoryError|CUDA out of memory", "out of GPU memory; lower optim.per_device_train_batch_size"),
     (r"No space left on device", "the disk is full; make room"),
@@ -91,6 +93,7 @@ def train_with_verl(
             starts_from=job.model_path,
             system_prompt=system_prompt(job.train_rows[0]),
             prompts=trained_prompts(job.recipe),
+            held_out_rows=len(job.eval_rows or ()),
         )
         folder = run.path / "verl"
         folder.mkdir(exist_ok=True)
@@ -225,23 +228,27 @@ def _fault(log: Path, version: str) -> str:
 
 
 def _keep_model(job: Job, run: RunFolder, folder: Path) -> Path:
-    """Write `model/`, whole or not at all: of the best checkpoint by held-out reward, else of the last."""
+    """Write `model/`, whole or not at all: of the best checkpoint, or of the start if none was better, as with TRL."""
     saved = {int(path.name.removeprefix("global_step_")): path for path in folder.glob("checkpoints/global_step_*")}
     if not saved:
         raise UserError(f"{folder / 'log.txt'}: verl ended without a checkpoint, so there is no model to write")
-    rewards = {step: reward for step, reward in held_out_rewards(folder).items() if step in saved}
-    best = max(rewards, key=lambda step: rewards[step]) if rewards else max(saved)
+    rewards = {step: reward for step, reward in held_out_rewards(folder).items() if step in saved or step == 0}
+    best = max(rewards.keys() & saved.keys(), key=lambda step: rewards[step], default=max(saved))
+    kept = 0 if 0 in rewards and rewards[0] > rewards.get(best, rewards[0]) else best
     written = run.path / ".model"
     shutil.rmtree(written, ignore_errors=True)
-    shutil.copytree(saved[best] / "actor" / "huggingface", written)
-    # verl names another dtype there than that of the weights, and how attention was computed.
-    config = AutoConfig.from_pretrained(job.model_path, trust_remote_code=False)
-    config.dtype = job.recipe.model.dtype
-    config.save_pretrained(written)
+    if kept:
+        shutil.copytree(saved[kept] / "actor" / "huggingface", written)
+        # verl names another dtype there than that of the weights, and how attention was computed.
+        config = AutoConfig.from_pretrained(job.model_path, trust_remote_code=False)
+        config.dtype = job.recipe.model.dtype
+        config.save_pretrained(written)
+    else:
+        load_policy(job.recipe, job.model_path, job.chat).save_pretrained(written)
     job.chat.tokenizer.save_pretrained(written)
     GenerationConfig(eos_token_id=list(job.chat.end_ids)).save_pretrained(written)
-    run.add_facts(finished_steps=max(saved), best_step=best, best_metric=rewards.get(best))
+    run.add_facts(finished_steps=max(saved), best_step=kept, best_metric=rewards.get(kept) if kept else None)
     write_model_card(job.recipe, written)
     written.rename(run.path / "model")
-    print(f"wrote {run.path / 'model'}/", flush=True)
+    print(f"wrote {run.path / 'model'}/{described(run, kept)}", flush=True)
     return run.path / "model"
