@@ -152,16 +152,25 @@ def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -
     """
     run = RunFolder(recipe.output_dir)
     if resume and (run.path / "config.toml").is_file():
-        clear_left_overs(run.path)
-        _refuse_another_recipe(run, recipe)
-        if run.model:
-            raise UserError(f"{run.path}: this run has finished; nothing to resume")
+        check_resumable(run, recipe)
         _cut_back(run)
         return run
     check_output_folder(run.path, overwrite=overwrite, marker="run.json", remedies="--resume it, or --overwrite it")
     clear_folder(run.path)
     write_text(run.path / "config.toml", recipe_toml(recipe))
     return run
+
+
+def check_resumable(run: RunFolder, recipe: Recipe) -> None:
+    """Make sure that a run can go on with this recipe, and delete what a killed process was writing.
+
+    Raises:
+        UserError: the recipe differs from the one that was started; the run has finished.
+    """
+    clear_left_overs(run.path)
+    _refuse_another_recipe(run, recipe)
+    if run.model:
+        raise UserError(f"{run.path}: this run has finished; nothing to resume")
 
 
 def _cut_back(run: RunFolder) -> None:

@@ -24,7 +24,7 @@ from transformers import AutoConfig, GenerationConfig
 from srl import __version__
 from srl.errors import UserError
 from srl.files import locked, write_text
-from srl.runs.folder import RunFolder, open_run
+from srl.runs.folder import RunFolder, check_resumable, open_run
 from srl.runs.recipe import Recipe
 from srl.training.asked import system_prompt, trained_prompts
 from srl.training.attend import how_to_go_on
@@ -87,7 +87,7 @@ def train_with_verl(
     job = prepare(recipe, run if resume else None)
     _check_devices(job.recipe, versions)
     with locked(run.path, "end it, or wait; two runs would mix their lines"):
-        open_run(job.recipe, resume=resume, overwrite=overwrite)
+        _open(run, job.recipe, resume=resume, overwrite=overwrite)
         run.add_facts(
             engine={"name": "verl", "versions": versions},
             starts_from=job.model_path,
@@ -130,6 +130,16 @@ def probe(program: Path) -> dict[str, Any]:
             f"that runs this there, without its dependencies: {program} -m pip install --no-deps supervised-rl"
         )
     return found
+
+
+def _open(run: RunFolder, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """A new run folder, or that of the run to go on with, which verl takes up from its own last checkpoint."""
+    latest = run.path / "verl/checkpoints/latest_checkpointed_iteration.txt"
+    if resume and latest.is_file():
+        check_resumable(run, recipe)
+        print(f"{run.path}: going on from verl's checkpoint of step {latest.read_text()}")
+    else:
+        open_run(recipe, resume=resume, overwrite=overwrite)
 
 
 def _check_devices(recipe: Recipe, versions: dict[str, Any]) -> None:
