@@ -4,6 +4,7 @@ import json
 import os
 import random
 import subprocess
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -12,12 +13,13 @@ from command_line import assert_one_line, srl, write_recipe
 from transformers import AutoTokenizer
 
 from srl.chat.tokenizer import load_chat
+from srl.errors import UserError
 from srl.rewards import StepReward
 from srl.runs.folder import resolve_model
 from srl.runs.recipe import read_recipe
 from srl.verl.export import prepare
 from srl.verl.metrics import held_out_rewards, metrics_lines
-from srl.verl.options import verl_options
+from srl.verl.options import n_workers, verl_options
 from srl.verl.scoring import Scorer, advantages, exported_chat
 
 
@@ -144,6 +146,20 @@ def test_a_recipe_decides_verls_options(recipe_file):
     assert found["actor_rollout_ref.rollout.name"] == "sglang"
 
 
+def test_the_papers_recipes_are_for_both_engines():
+    for name, prompts in (("math-7b-srl", 512), ("math-7b-rlvr", 128)):
+        recipe = read_recipe(Path(name))
+        found = options(recipe)
+        assert n_workers(recipe) == found["trainer.n_gpus_per_node"] == 8
+        assert found["data.train_batch_size"] == prompts
+        assert found["actor_rollout_ref.rollout.name"] == "vllm"
+        assert found["actor_rollout_ref.model.enable_gradient_checkpointing"] is True
+    swe = read_recipe(Path("swe-7b-srl"))
+    with pytest.raises(UserError, match="step_order"):
+        options(swe)
+    assert options(swe.model_copy(update={"rollout": swe.rollout.model_copy(update={"step_order": "shuffle"})}))
+
+
 def test_trl_passes_over_the_table_of_verl(recipe_file):
     """One file for both engines."""
     from srl.training.options import trainer_options
@@ -248,15 +264,15 @@ def test_verls_log_becomes_metrics(tmp_path):
     held_out |= {"val-aux/srl/step_similarity/mean@2": 0.3, "val-aux/srl/reward/std@2": 9.0}
     trained = {"critic/score/mean": 0.4, "actor/grad_norm": 1.5, "srl/kept_fraction": 0.5, "srl/num_tokens": 10}
     write("metrics-1.jsonl", (0, held_out), (1, trained), (2, trained))
-    write("metrics-2.jsonl", (2, trained | {"critic/score/mean": 0.6} | held_out), (3, trained))
+    write("metrics-2.jsonl", (1, held_out), (2, trained | {"critic/score/mean": 0.6}), (3, trained))
     with (tmp_path / "metrics-2.jsonl").open("a") as log:
         log.write('{"step": 4, "da')  # verl is writing
     lines = metrics_lines(tmp_path)
     assert [(line["step"], "eval_reward" in line) for line in lines] == [
         (0, True),
         (1, False),
+        (1, True),
         (2, False),
-        (2, True),
         (3, False),
     ]
     assert lines[0] == {
@@ -265,6 +281,6 @@ def test_verls_log_becomes_metrics(tmp_path):
         "eval_format_error_rate": 0.5,
         "eval_step_similarity": 0.6,
     }
-    assert lines[2] == {"step": 2, "reward": 0.6, "grad_norm": 1.5, "kept_fraction": 0.5, "num_tokens": 20}
+    assert lines[3] == {"step": 2, "reward": 0.6, "grad_norm": 1.5, "kept_fraction": 0.5, "num_tokens": 20}
     assert lines[4]["num_tokens"] == 30
-    assert held_out_rewards(tmp_path) == {0: 0.2, 2: 0.2}
+    assert held_out_rewards(tmp_path) == {0: 0.2, 1: 0.2}

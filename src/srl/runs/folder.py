@@ -158,20 +158,32 @@ def open_run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -
     """
     run = RunFolder(recipe.output_dir)
     if resume and (run.path / "config.toml").is_file():
-        clear_left_overs(run.path)
-        if raised := raised_limits(run.recipe, recipe):
+        if raised := check_resumable(run, recipe):
             _extend(run, recipe, raised)
-        elif run.model:
-            raise UserError(
-                f"{run.path}: this run has finished; nothing to resume, unless it is extended: a higher "
-                "optim.max_steps, optim.num_train_epochs or optim.max_num_tokens"
-            )
         _cut_back(run)
         return run
     check_output_folder(run.path, overwrite=overwrite, marker="run.json", remedies="--resume it, or --overwrite it")
     clear_folder(run.path)
     write_text(run.path / "config.toml", recipe_toml(recipe))
     return run
+
+
+def check_resumable(run: RunFolder, recipe: Recipe) -> list[str]:
+    """Make sure that a run can go on with this recipe, and delete what a killed process was writing.
+
+    Returns the limits that the recipe raises.
+
+    Raises:
+        UserError: the recipe differs in anything else; the run has finished and no limit is raised.
+    """
+    clear_left_overs(run.path)
+    raised = raised_limits(run.recipe, recipe)
+    if run.model and not raised:
+        raise UserError(
+            f"{run.path}: this run has finished; nothing to resume, unless it is extended: a higher "
+            "optim.max_steps, optim.num_train_epochs or optim.max_num_tokens"
+        )
+    return raised
 
 
 def _extend(run: RunFolder, recipe: Recipe, raised: list[str]) -> None:

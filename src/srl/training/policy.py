@@ -103,7 +103,7 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, chat: Chat, pr
         run.add_facts(finished_steps=trainer.state.global_step, best_step=kept, best_metric=metric)
         write_model_card(recipe, written)
         written.rename(folder / "model")
-        print(f"wrote {folder / 'model'}/{_described(run, kept)}", flush=True)
+        print(f"wrote {folder / 'model'}/{described(run, kept)}", flush=True)
     processes.wait_for_everyone()
     return folder / "model"
 
@@ -120,7 +120,7 @@ def _kept_step(trainer: Trainer, evaluations: list[dict[str, Any]]) -> int:
     return 0 if start and of_step and is_better(start, of_step) else step
 
 
-def _described(run: RunFolder, kept: int) -> str:
+def described(run: RunFolder, kept: int) -> str:
     """Which weights they are, where there was a choice."""
     found = held_out(run.metrics, run.facts)
     if found is None:

@@ -32,11 +32,14 @@ def log_files(folder: Path) -> list[Path]:
 
 
 def metrics_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a step that was logged before and after a restart counts once, as logged last."""
+    """The lines of metrics.jsonl; a step that was logged before and after a restart counts once, as logged last.
+
+    A run that goes on evaluates its checkpoint again, and logs that as the checkpoint's step.
+    """
     by_step: dict[int, dict[str, Any]] = {}
     for path in log_files(folder):
         for entry in _entries(path):
-            by_step[entry["step"]] = entry["data"]
+            by_step[entry["step"]] = by_step.get(entry["step"], {}) | entry["data"]
     lines = []
     n_tokens = 0.0
     for step, data in sorted(by_step.items()):

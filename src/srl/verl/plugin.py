@@ -34,6 +34,9 @@ from srl.verl.scoring import Scored, Scorer, advantages, exported_chat
 TOLD = "srl"
 """verl's name for all that the reward told of a completion; of texts verl makes no means."""
 
+MIN_FAULTY = 8
+"""So many faulty completions at least end a run: of fewer no share can be told."""
+
 TRAIN = "train"
 """verl's name for the part of its queue with prompts to train on; the other is "val"."""
 
@@ -143,10 +146,22 @@ class InformativeGroups(ReplayBuffer):
             return batch, metrics
         kept = {_prompt_of(key) for key in batch.keys}
         self._note(kept - self.groups.keys())
+        if global_steps == 1:
+            self._check_form()
         metrics |= {f"srl/{name}": value for name, value in self._metrics(kept).items()}
         self._write_table(global_steps, kept)
         self.groups = {}
         return batch, metrics
+
+    def _check_form(self) -> None:
+        """End a run whose first completions are malformed, as TRL's path does before its first optimizer step."""
+        faults = [row["format_error"] for group in self.groups.values() for row in group.rows if "format_error" in row]
+        n_faulty, least = sum(fault is not None for fault in faults), self.recipe.rollout.min_well_formed
+        if n_faulty >= MIN_FAULTY and 1 - n_faulty / len(faults) < least:
+            raise RuntimeError(
+                f"{1 - n_faulty / len(faults):.0%} of the first {len(faults)} completions are well formed, fewer than "
+                f"rollout.min_well_formed = {least:g}; docs/models.md says what helps"
+            )
 
     def _note(self, uids: set[str]) -> None:
         """Read the groups of some finished prompts from verl's queue."""

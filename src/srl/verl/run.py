@@ -24,11 +24,12 @@ from transformers import AutoConfig, GenerationConfig
 from srl import __version__
 from srl.errors import UserError
 from srl.files import locked, write_text
-from srl.runs.folder import RunFolder, open_run
+from srl.runs.folder import RunFolder, check_resumable, open_run
 from srl.runs.recipe import Recipe
 from srl.training.asked import system_prompt, trained_prompts
 from srl.training.attend import how_to_go_on
 from srl.training.model_card import write_model_card
+from srl.training.policy import described, load_policy
 from srl.verl.export import LOG, Job, prepare
 from srl.verl.metrics import held_out_rewards, log_files, metrics_lines
 from srl.verl.options import arguments, flattened, n_workers
@@ -59,6 +60,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_TO_END = 60.0
 
 KNOWN_FAULTS = (
+    (r"RuntimeError: (\d+% of the first .*)", "{}"),
     (r"Key '(\S+)' is not in struct|Could not override '(\S+)'", "[verl] `{}`: verl {version} has no such option"),
     (r"OutOfMemoryError|CUDA out of memory", "out of GPU memory; lower optim.per_device_train_batch_size"),
     (r"No space left on device", "the disk is full; make room"),
@@ -85,12 +87,13 @@ def train_with_verl(
     job = prepare(recipe, run if resume else None)
     _check_devices(job.recipe, versions)
     with locked(run.path, "end it, or wait; two runs would mix their lines"):
-        open_run(job.recipe, resume=resume, overwrite=overwrite)
+        _open(run, job.recipe, resume=resume, overwrite=overwrite)
         run.add_facts(
             engine={"name": "verl", "versions": versions},
             starts_from=job.model_path,
             system_prompt=system_prompt(job.train_rows[0]),
             prompts=trained_prompts(job.recipe),
+            held_out_rows=len(job.eval_rows or ()),
         )
         folder = run.path / "verl"
         folder.mkdir(exist_ok=True)
@@ -127,6 +130,17 @@ def probe(program: Path) -> dict[str, Any]:
             f"that runs this there, without its dependencies: {program} -m pip install --no-deps supervised-rl"
         )
     return found
+
+
+def _open(run: RunFolder, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """A new run folder, or that of the run to go on with, which verl takes up from its own last checkpoint."""
+    latest = run.path / "verl/checkpoints/latest_checkpointed_iteration.txt"
+    if resume and latest.is_file():
+        if raised := check_resumable(run, recipe):
+            raise UserError(f"{run.path}: runs of verl cannot be extended ({', '.join(raised)}); start another from it")
+        print(f"{run.path}: going on from verl's checkpoint of step {latest.read_text()}")
+    else:
+        open_run(recipe, resume=resume, overwrite=overwrite)
 
 
 def _check_devices(recipe: Recipe, versions: dict[str, Any]) -> None:
@@ -225,23 +239,27 @@ def _fault(log: Path, version: str) -> str:
 
 
 def _keep_model(job: Job, run: RunFolder, folder: Path) -> Path:
-    """Write `model/`, whole or not at all: of the best checkpoint by held-out reward, else of the last."""
+    """Write `model/`, whole or not at all: of the best checkpoint, or of the start if none was better, as with TRL."""
     saved = {int(path.name.removeprefix("global_step_")): path for path in folder.glob("checkpoints/global_step_*")}
     if not saved:
         raise UserError(f"{folder / 'log.txt'}: verl ended without a checkpoint, so there is no model to write")
-    rewards = {step: reward for step, reward in held_out_rewards(folder).items() if step in saved}
-    best = max(rewards, key=lambda step: rewards[step]) if rewards else max(saved)
+    rewards = {step: reward for step, reward in held_out_rewards(folder).items() if step in saved or step == 0}
+    best = max(rewards.keys() & saved.keys(), key=lambda step: rewards[step], default=max(saved))
+    kept = 0 if 0 in rewards and rewards[0] > rewards.get(best, rewards[0]) else best
     written = run.path / ".model"
     shutil.rmtree(written, ignore_errors=True)
-    shutil.copytree(saved[best] / "actor" / "huggingface", written)
-    # verl names another dtype there than that of the weights, and how attention was computed.
-    config = AutoConfig.from_pretrained(job.model_path, trust_remote_code=False)
-    config.dtype = job.recipe.model.dtype
-    config.save_pretrained(written)
+    if kept:
+        shutil.copytree(saved[kept] / "actor" / "huggingface", written)
+        # verl names another dtype there than that of the weights, and how attention was computed.
+        config = AutoConfig.from_pretrained(job.model_path, trust_remote_code=False)
+        config.dtype = job.recipe.model.dtype
+        config.save_pretrained(written)
+    else:
+        load_policy(job.recipe, job.model_path, job.chat).save_pretrained(written)
     job.chat.tokenizer.save_pretrained(written)
     GenerationConfig(eos_token_id=list(job.chat.end_ids)).save_pretrained(written)
-    run.add_facts(finished_steps=max(saved), best_step=best, best_metric=rewards.get(best))
+    run.add_facts(finished_steps=max(saved), best_step=kept, best_metric=rewards.get(kept) if kept else None)
     write_model_card(job.recipe, written)
     written.rename(run.path / "model")
-    print(f"wrote {run.path / 'model'}/", flush=True)
+    print(f"wrote {run.path / 'model'}/{described(run, kept)}", flush=True)
     return run.path / "model"
