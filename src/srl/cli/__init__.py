@@ -26,6 +26,7 @@ from srl.cli.sample import Sample
 from srl.cli.steps import Steps
 from srl.cli.swe import Swe
 from srl.cli.train import Train
+from srl.cli.warm_up import WarmUp
 from srl.errors import UserError, disk_fault
 from srl.runs.recipe import Recipe, explain, read_recipe
 
@@ -33,6 +34,7 @@ Command = (
     Annotated[Steps, tyro.conf.subcommand("steps")]
     | Annotated[Rewrite, tyro.conf.subcommand("rewrite")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
+    | Annotated[WarmUp, tyro.conf.subcommand("warm-up")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[ExportVerl, tyro.conf.subcommand("export")]
@@ -48,7 +50,12 @@ Command = (
 )
 
 
-WITH_RECIPE: dict[tuple[str, ...], type] = {("train",): Train, ("plan",): Plan, ("export", "verl"): ExportVerl}
+WITH_RECIPE: dict[tuple[str, ...], type] = {
+    ("train",): Train,
+    ("warm-up",): WarmUp,
+    ("plan",): Plan,
+    ("export", "verl"): ExportVerl,
+}
 """Commands whose flags override the values of the recipe that follows them."""
 
 

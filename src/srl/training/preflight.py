@@ -132,7 +132,7 @@ class Preflight(TrainerCallback):
         run, least = self.recipe.output_dir, self.recipe.rollout.min_well_formed
         limit = self.recipe.rollout.max_completion_length
         longer = f"raise rollout.max_completion_length ({limit})"
-        remedies = [f"srl warm-up {run / 'config.toml'} --out {run}-warm-up", longer]
+        remedies = [f"srl warm-up {run / 'config.toml'}", longer]
         if not self.chat.opens_thought:
             remedies.insert(0, "chat.open_thought = true")
         if self.recipe.stage == "rlvr":
