@@ -26,10 +26,10 @@ from srl.engines.transformers import TransformersEngine
 from srl.errors import UserError
 from srl.files import check_output_folder, clear_folder, write_jsonl, write_text
 from srl.runs.folder import RunFolder, resolve_model
+from srl.runs.model import max_positions
 from srl.runs.progress import Progress
 from srl.runs.recipe import Checkpoints, Data, Optim, Recipe, Reward, Sft, Validation, recipe_toml
 from srl.runs.warm_up import WarmUpOptions
-from srl.training.policy import max_positions
 from srl.training.preflight import fault_of
 from srl.training.rows import load_rows
 from srl.training.train import train
