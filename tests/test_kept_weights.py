@@ -45,6 +45,20 @@ def test_the_numbers_of_the_card_are_those_of_the_saved_weights(tiny_model, tiny
     assert metrics(tmp_path / "again")[0]["eval_loss"] == pytest.approx(after, abs=1e-6)
 
 
+def test_an_evaluation_by_samples_can_be_repeated_on_the_saved_weights(tiny_student, tiny_data, tmp_path):
+    """Every evaluation draws the same random numbers, and training's own go on as if there had been none."""
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data)
+    assert srl("train", recipe).returncode == 0
+    run = RunFolder(tmp_path / "r")
+    _, after = held_out(run.metrics, run.facts).means["reward"]
+    again = write_recipe(tmp_path / "again.toml", model=run.path, data=tiny_data, max_steps=1)
+    srl("train", again)
+    assert metrics(tmp_path / "again")[0]["eval_reward"] == after
+    srl("train", recipe, "--validation.eval-steps", "0", "--output-dir", tmp_path / "unseen")
+    rewards = [[line["reward"] for line in metrics(tmp_path / name) if "reward" in line] for name in ("r", "unseen")]
+    assert rewards[0] == rewards[1]
+
+
 def test_the_best_evaluation_is_not_the_kept_one_where_no_checkpoint_was_saved(tmp_path):
     """As `checkpoints.save_steps = 4` with `validation.eval_steps = 2` leaves it; nor is the start's."""
     lines = [{"step": step, "eval_reward": reward} for step, reward in ((0, 0.3), (2, 0.9), (4, 0.5), (6, 0.4))]

@@ -17,8 +17,8 @@ class WarmUpOptions:
     """Of what the model says for them; at 1 small models lose the thread."""
     batch_size: int = 16
     """Prompts that are answered at a time."""
-    learning_rate: float = 5e-5
-    """Of the SFT."""
+    learning_rate: float = 1e-4
+    """Of the SFT; for 0.5 B parameters or so. Smaller models want more, larger ones less."""
     epochs: float = 3
     """Of the SFT."""
     checked: int = 32

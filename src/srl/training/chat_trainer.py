@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 from trl import GRPOTrainer
 
@@ -52,6 +53,16 @@ class ChatTrainer(GRPOTrainer):
         if self.chat and self.rollout_func is None:
             messages = [[{"role": "assistant", "content": self.chat.text(ids)}] for ids in completion_ids]
         return prompt_ids, completion_ids, tool_mask, messages, *others
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate with the same random numbers at every step, and leave those of training as they were.
+
+        Evaluations then differ by the weights alone, and that of a saved model can be repeated.
+        """
+        on_gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(on_gpu):
+            torch.manual_seed(self.args.seed + self.accelerator.process_index)
+            return super().evaluate(*args, **kwargs)
 
     @contextmanager
     def _raw_policy(self) -> Iterator[None]:
