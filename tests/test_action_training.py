@@ -55,6 +55,7 @@ def agent(tiny_model, agent_data, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", ["actions", "pivotrl", "pivotrl_continuous"])
 def test_a_run_pays_by_actions(agent, agent_data, tmp_path, similarity):
     recipe = write_recipe(tmp_path / "r.toml", model=agent, data=agent_data, max_steps=1)

@@ -253,7 +253,11 @@ def test_what_the_harness_would_not_take_is_malformed(action, reason):
             '{"arguments": {"n": 1, "path": "a"}, "name": "read"}',
             ["read a", '{"name": "read"}', '{"name": "read", "arguments": []}', "[" * 100_000, "{}\n"],
         ),
-        ("edit 1:2\na\nend_of_edit", " edit 1:2\na\nend_of_edit", ["edit 1:2\na", "```\nls\n```", bash("ls")]),
+        (
+            "edit 1:2\na\nend_of_edit",
+            " edit 1:2\na\nend_of_edit",
+            ["edit 1:2\na", "edit 1:2\n\n", "```\nls\n```", bash("ls")],
+        ),
         (
             "str_replace_editor view /a --view_range 1 9",
             "str_replace_editor  view '/a' --view_range 1 9",

@@ -179,7 +179,7 @@ def _json(text: str, form: Form) -> tuple[Call, ...]:
 def _command(text: str, form: Form) -> tuple[Call, ...]:
     if text.startswith(("<function=", "```", '{"name"')):
         raise NotAnAction("no command")
-    if re.match(r"edit \d+:\d+[ \t]*\n", text):
+    if re.match(r"edit \d+:\d+[ \t]*(?:\n|$)", text):
         if not (edit := _LINES_EDIT.fullmatch(text)):
             raise NotAnAction("an edit without end_of_edit")
         return (Call("edit", {"lines": edit[1], "new_str": edit[2]}),)

@@ -151,7 +151,8 @@ def _text(arguments: Mapping[str, Any], keys: Sequence[str]) -> str | None:
 
 
 def _shell_similarity(one: Command, other: Command) -> float:
-    programs = _pieces_similarity(one.programs, other.programs)
+    if not (programs := _pieces_similarity(one.programs, other.programs)):
+        return 0.0
     files = _pieces_similarity(one.files, other.files)
     words = _pieces_similarity(one.words, other.words)
     pieces = _pieces_similarity(_word_pieces(one.words), _word_pieces(other.words))

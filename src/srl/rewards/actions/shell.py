@@ -8,6 +8,7 @@ rules cannot read (a substitution in double quotes, an open quote) is left as it
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -84,6 +85,7 @@ class Command(NamedTuple):
     """The words that look like files or folders, without those of `cd`."""
 
 
+@lru_cache(maxsize=1024)  # a group is compared with one expert's command
 def split_command(text: str) -> Command:
     """Split a command line; one that cannot be read is split at blanks, and equal only to itself.
 
