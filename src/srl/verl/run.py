@@ -61,7 +61,7 @@ SECONDS_TO_END = 60.0
 
 KNOWN_FAULTS = (
     (r"RuntimeError: (\d+% of the first .*)", "{}"),
-    (r"Key '(\S+)' is not in struct|Could not override '(\S+)'", "[verl] `{}`: verl {version} has no such option"),
+    (r"Could not override '(\S+?)'|full_key: (\S+)", "[verl] `{}`: verl {version} has no such option"),
     (r"OutOfMemoryError|CUDA out of memory", "out of GPU memory; lower optim.per_device_train_batch_size"),
     (r"No space left on device", "the disk is full; make room"),
     (r"[Aa]ddress already in use.*", "a port is in use by another process: {0}"),
