@@ -18,7 +18,7 @@ from srl.rewards import StepReward
 from srl.runs.folder import resolve_model
 from srl.runs.recipe import read_recipe
 from srl.verl.export import prepare
-from srl.verl.metrics import held_out_rewards, metrics_lines
+from srl.verl.metrics import forget_after, held_out_rewards, metrics_lines
 from srl.verl.options import n_workers, verl_options
 from srl.verl.scoring import Scorer, advantages, exported_chat
 
@@ -301,3 +301,5 @@ def test_verls_log_becomes_metrics(tmp_path):
     assert lines[3] == {"step": 2, "reward": 0.6, "grad_norm": 1.5, "kept_fraction": 0.5, "num_tokens": 20}
     assert lines[4]["num_tokens"] == 30
     assert held_out_rewards(tmp_path) == {0: 0.2, 1: 0.2}
+    forget_after(tmp_path, 1)
+    assert metrics_lines(tmp_path) == lines[:3]

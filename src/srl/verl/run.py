@@ -31,7 +31,7 @@ from srl.training.attend import how_to_go_on
 from srl.training.model_card import write_model_card
 from srl.training.policy import described, load_policy
 from srl.verl.export import LOG, Job, prepare
-from srl.verl.metrics import held_out_rewards, log_files, metrics_lines
+from srl.verl.metrics import forget_after, held_out_rewards, log_files, metrics_lines
 from srl.verl.options import arguments, flattened, n_workers
 
 TESTED = "0.9.1"
@@ -138,6 +138,7 @@ def _open(run: RunFolder, recipe: Recipe, *, resume: bool, overwrite: bool) -> N
     if resume and latest.is_file():
         if raised := check_resumable(run, recipe):
             raise UserError(f"{run.path}: runs of verl cannot be extended ({', '.join(raised)}); start another from it")
+        forget_after(run.path / "verl", int(latest.read_text()))
         print(f"{run.path}: going on from verl's checkpoint of step {latest.read_text()}")
     else:
         open_run(recipe, resume=resume, overwrite=overwrite)
@@ -175,7 +176,7 @@ def _train(job: Job, program: Path, run: RunFolder, folder: Path, version: str) 
     environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(path.resolve()), "HYDRA_FULL_ERROR": "1"}
     command = [str(program), "-m", "verl.trainer.main_ppo", *arguments(options), f"hydra.run.dir={folder / 'hydra'}"]
     with log.open("ab") as output, _ending(command, env=environment, stdout=output, stderr=output) as process:
-        shown = 0
+        shown = len(metrics_lines(folder))  # of a run that goes on
         while process.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
             shown = _collect(run, folder, shown)
