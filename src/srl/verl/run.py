@@ -176,11 +176,11 @@ def _train(job: Job, program: Path, run: RunFolder, folder: Path, version: str) 
     environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(path.resolve()), "HYDRA_FULL_ERROR": "1"}
     command = [str(program), "-m", "verl.trainer.main_ppo", *arguments(options), f"hydra.run.dir={folder / 'hydra'}"]
     with log.open("ab") as output, _ending(command, env=environment, stdout=output, stderr=output) as process:
-        shown = len(metrics_lines(folder))  # of a run that goes on
+        lines = metrics_lines(folder)  # of a run that goes on
         while process.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            shown = _collect(run, folder, shown)
-    _collect(run, folder, shown)
+            lines = _collect(run, folder, lines)
+    _collect(run, folder, lines)
     if process.returncode:
         raise UserError(f"{log}: verl ended with {process.returncode}: {_fault(log, version)}; {how_to_go_on(run)}")
 
@@ -207,17 +207,17 @@ def _ending(command: list[str], **options: Any) -> Iterator[subprocess.Popen[byt
         process.wait()
 
 
-def _collect(run: RunFolder, folder: Path, shown: int) -> int:
-    """Take over verl's metrics and rollouts so far; prints those that are new and returns how many there are."""
+def _collect(run: RunFolder, folder: Path, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take over verl's metrics and rollouts so far; prints the lines that are new since `before`, and returns all."""
     lines = metrics_lines(folder)
-    if len(lines) > shown:
+    if lines != before:
         write_text(run.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        for line in lines[shown:]:
+        for line in lines[len(before) :]:
             print(_shown(line), flush=True)
     for table in sorted((folder / "completions").glob("*.parquet")):
         (run.path / "completions").mkdir(exist_ok=True)
         table.replace(run.path / "completions" / table.name)
-    return len(lines)
+    return lines
 
 
 def _shown(line: dict[str, Any]) -> str:
