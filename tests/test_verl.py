@@ -18,7 +18,7 @@ from srl.rewards import StepReward
 from srl.runs.folder import resolve_model
 from srl.runs.recipe import read_recipe
 from srl.verl.export import prepare
-from srl.verl.metrics import held_out_rewards, metrics_lines
+from srl.verl.metrics import forget_after, held_out_rewards, metrics_lines
 from srl.verl.options import n_workers, verl_options
 from srl.verl.scoring import Scorer, advantages, exported_chat
 
@@ -103,6 +103,20 @@ def test_what_a_completion_earns_is_what_the_reward_function_says(exported):
     assert scorer([], row).reward == -1.0
 
 
+def test_final_answers_are_rewarded_too(recipe_file, tmp_path):
+    done = srl("export", "verl", recipe_file, "--out", tmp_path / "out", "--stage", "rlvr")
+    assert done.returncode == 0, done.stderr
+    recipe = read_recipe(tmp_path / "out/recipe.toml")
+    chat = exported_chat(tmp_path / "out", AutoTokenizer.from_pretrained(tmp_path / "out/tokenizer"), recipe)
+    scorer = Scorer(recipe, chat)
+    row = pyarrow.parquet.read_table(tmp_path / "out/train.parquet").to_pylist()[0]["srl_row"]
+    right, wrong = chat.encode(f"\\boxed{{{row['answer']}}}"), chat.encode("\\boxed{77}")
+    scored = [scorer([*ids, chat.end_ids[0]], row) for ids in (right, wrong)] + [scorer(right, row)]
+    assert [one.reward for one in scored] == [1.0, 0.0, 0.0]
+    assert scored[0].columns["answer"] == row["answer"]
+    assert scored[2].truncated
+
+
 def test_advantages_are_trls_and_zero_without_signal():
     rng = random.Random(1)
     for _ in range(50):
@@ -130,6 +144,9 @@ def test_a_recipe_decides_verls_options(recipe_file):
     assert found["actor_rollout_ref.rollout.n"] == 4
     assert found["trainer.total_training_steps"] == 7
     assert found["actor_rollout_ref.actor.use_kl_loss"] is False
+    assert not [name for name in found if "mixed_precision" in name]
+    in_float32 = options(recipe.model_copy(update={"trl": {"bf16": False}}))
+    assert in_float32["+actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype"] == "fp32"
     changed = recipe.model_copy(
         update={
             "trl": {"loss_type": "dapo", "scale_rewards": "none", "beta": 0.1, "epsilon_high": 0.3, "fsdp": True},
@@ -284,3 +301,5 @@ def test_verls_log_becomes_metrics(tmp_path):
     assert lines[3] == {"step": 2, "reward": 0.6, "grad_norm": 1.5, "kept_fraction": 0.5, "num_tokens": 20}
     assert lines[4]["num_tokens"] == 30
     assert held_out_rewards(tmp_path) == {0: 0.2, 1: 0.2}
+    forget_after(tmp_path, 1)
+    assert metrics_lines(tmp_path) == lines[:3]

@@ -31,7 +31,7 @@ from srl.verl.run import REQUIREMENTS
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-INSTALL_SECONDS, RUN_SECONDS = 600, 360
+INSTALL_SECONDS, RUN_SECONDS = 600, 480
 MIN_REWARD_STD = 0.08
 """Above the deviation of three completions that are right and one that is not quite."""
 
@@ -170,7 +170,7 @@ def test_a_run_of_verl_is_a_run_folder_like_any_other(trained, tiny_student, tmp
     lines = metrics(run)
     assert [line["step"] for line in lines if "eval_reward" in line] == [0, 1, 2]
     assert [line["step"] for line in lines if "grad_norm" in line] == [1, 2]
-    assert all(line["sampling/rollout_probs_diff/max"] < 0.02 for line in lines if "grad_norm" in line)
+    assert all(line["sampling/rollout_probs_diff/max"] < 1e-3 for line in lines if "grad_norm" in line)
     facts = RunFolder(run).facts
     assert facts["engine"]["versions"]["verl"] == "0.9.1"
     held_out = {line["step"]: line["eval_reward"] for line in lines if "eval_reward" in line}
@@ -311,6 +311,62 @@ def test_filter_and_advantages_inside_verl_are_trls(verl_python, trained, tmp_pa
             assert again == pytest.approx(ours, abs=1e-5)
     chat = load_chat(resolve_model(RunFolder(run).facts["starts_from"]))
     assert found["prompt_ids"] == chat.prompt_ids(prompts)
+
+
+GPU_OPTIONS = """\
+loss_type = "dapo"
+scale_rewards = "none"
+beta = 0.05
+epsilon_high = 0.28
+fsdp = true
+use_vllm = true
+vllm_gpu_memory_utilization = 0.6
+vllm_tensor_parallel_size = 2
+report_to = "tensorboard"
+[verl.trainer]
+n_gpus_per_node = 4
+nnodes = 2
+"""
+
+
+def test_verl_knows_every_option_of_an_export_for_gpus(verl_python, tiny_student, tiny_data, tmp_path):
+    """As far as that can be told without GPUs: verl composes its configuration, and its own check passes."""
+    recipe = write_recipe(tmp_path / "gpus.toml", model=tiny_student, data=tiny_data, trl=GPU_OPTIONS)
+    flags = ["--optim.per-device-train-batch-size", "2", "--optim.lr-scheduler-type", "cosine"]
+    command = [sys.executable, "-m", "srl.cli", "export", "verl", recipe, "--out", tmp_path / "job", *flags]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    composed = subprocess.run(
+        ["bash", tmp_path / "job/run.sh", "--cfg", "job"],
+        env=os.environ | {"PYTHON": str(verl_python)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+    )
+    assert composed.returncode == 0, composed.stderr[-2000:]
+    (tmp_path / "config.yaml").write_text(composed.stdout)
+    check = """
+import sys
+from omegaconf import OmegaConf
+from verl.utils.config import validate_config
+config = OmegaConf.load(sys.argv[1])
+validate_config(config, use_reference_policy=True, use_critic=False)
+actor = config.actor_rollout_ref.actor
+print(actor.loss_agg_mode, actor.kl_loss_coef, actor.clip_ratio_high, config.trainer.n_gpus_per_node, end="")
+"""
+    done = subprocess.run([verl_python, "-c", check, tmp_path / "config.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "token-mean 0.05 0.28 4"
+
+
+def test_an_option_that_verl_has_not_is_one_line(verl_python, tiny_student, tiny_data, tmp_path):
+    trl = ON_CPU.format(workers=1) + '"data.shufle" = true\n'
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, trl=trl)
+    command = [sys.executable, "-m", "srl.cli", "train", recipe, "--engine", "verl", "--verl-python", verl_python]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS)
+    assert done.returncode == 2
+    assert "[verl] `data.shufle`: verl 0.9.1 has no such option" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_two_workers_share_a_batch_also_if_it_could_not_be_filled(verl_python, tiny_student, tiny_data, tmp_path):

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from srl.files import write_text
+
 NAMES = {
     "actor/pg_loss": "loss",
     "actor/grad_norm": "grad_norm",
@@ -49,6 +51,12 @@ def metrics_lines(folder: Path) -> list[dict[str, Any]]:
         if held_out := _held_out(data):
             lines.append({"step": step, **held_out})
     return lines
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Take from verl's logs what came after a step: the run that goes on from there logs it again."""
+    for path in log_files(folder):
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in _entries(path) if entry["step"] <= step))
 
 
 def held_out_rewards(folder: Path) -> dict[int, float]:

@@ -29,6 +29,9 @@ PASSED_OVER: dict[str, tuple[Any, ...]] = {
 }
 """TRL's options for what verl does anyway, and the values that say so."""
 
+COMPUTED = ("param_dtype", "reduce_dtype", "buffer_dtype")
+"""verl's names of what is computed in some dtype; bfloat16 by default."""
+
 PLUGIN = "pkg://srl.verl.plugin"
 
 PLAIN = re.compile(r"(?!true$|false$|null$|nan$|inf$)[a-z/][\w./:-]*", re.IGNORECASE)
@@ -221,11 +224,12 @@ def _engine(recipe: Recipe, trl: dict[str, Any]) -> dict[str, Any]:
             {"float32": "fp32", "bfloat16": "bf16"}[recipe.model.dtype], "`model.dtype`"
         ),
         "actor_rollout_ref.model.enable_gradient_checkpointing": bool(checkpointing),
-        "actor_rollout_ref.actor.fsdp_config.dtype": "bfloat16" if trl.pop("bf16", True) else "float32",
         "trainer.logger": ["console", "file", *(name for name in trackers if name != "none")],
         "trainer.project_name": "srl",
         "trainer.experiment_name": recipe.output_dir.resolve().name,
     }
+    if not trl.pop("bf16", True):
+        options |= {f"+actor_rollout_ref.actor.fsdp_config.mixed_precision.{name}": "fp32" for name in COMPUTED}
     if "vllm_gpu_memory_utilization" in trl:
         options["actor_rollout_ref.rollout.gpu_memory_utilization"] = trl.pop("vllm_gpu_memory_utilization")
     if "vllm_tensor_parallel_size" in trl:

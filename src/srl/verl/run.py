@@ -31,7 +31,7 @@ from srl.training.attend import how_to_go_on
 from srl.training.model_card import write_model_card
 from srl.training.policy import described, load_policy
 from srl.verl.export import LOG, Job, prepare
-from srl.verl.metrics import held_out_rewards, log_files, metrics_lines
+from srl.verl.metrics import forget_after, held_out_rewards, log_files, metrics_lines
 from srl.verl.options import arguments, flattened, n_workers
 
 TESTED = "0.9.1"
@@ -61,7 +61,7 @@ SECONDS_TO_END = 60.0
 
 KNOWN_FAULTS = (
     (r"RuntimeError: (\d+% of the first .*)", "{}"),
-    (r"Key '(\S+)' is not in struct|Could not override '(\S+)'", "[verl] `{}`: verl {version} has no such option"),
+    (r"Could not override '(\S+?)'|full_key: (\S+)", "[verl] `{}`: verl {version} has no such option"),
     (r"OutOfMemoryError|CUDA out of memory", "out of GPU memory; lower optim.per_device_train_batch_size"),
     (r"No space left on device", "the disk is full; make room"),
     (r"[Aa]ddress already in use.*", "a port is in use by another process: {0}"),
@@ -138,6 +138,7 @@ def _open(run: RunFolder, recipe: Recipe, *, resume: bool, overwrite: bool) -> N
     if resume and latest.is_file():
         if raised := check_resumable(run, recipe):
             raise UserError(f"{run.path}: runs of verl cannot be extended ({', '.join(raised)}); start another from it")
+        forget_after(run.path / "verl", int(latest.read_text()))
         print(f"{run.path}: going on from verl's checkpoint of step {latest.read_text()}")
     else:
         open_run(recipe, resume=resume, overwrite=overwrite)
@@ -175,11 +176,11 @@ def _train(job: Job, program: Path, run: RunFolder, folder: Path, version: str) 
     environment = os.environ | {"VERL_FILE_LOGGER_PATH": str(path.resolve()), "HYDRA_FULL_ERROR": "1"}
     command = [str(program), "-m", "verl.trainer.main_ppo", *arguments(options), f"hydra.run.dir={folder / 'hydra'}"]
     with log.open("ab") as output, _ending(command, env=environment, stdout=output, stderr=output) as process:
-        shown = 0
+        lines = metrics_lines(folder)  # of a run that goes on
         while process.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            shown = _collect(run, folder, shown)
-    _collect(run, folder, shown)
+            lines = _collect(run, folder, lines)
+    _collect(run, folder, lines)
     if process.returncode:
         raise UserError(f"{log}: verl ended with {process.returncode}: {_fault(log, version)}; {how_to_go_on(run)}")
 
@@ -206,17 +207,17 @@ def _ending(command: list[str], **options: Any) -> Iterator[subprocess.Popen[byt
         process.wait()
 
 
-def _collect(run: RunFolder, folder: Path, shown: int) -> int:
-    """Take over verl's metrics and rollouts so far; prints those that are new and returns how many there are."""
+def _collect(run: RunFolder, folder: Path, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take over verl's metrics and rollouts so far; prints the lines that are new since `before`, and returns all."""
     lines = metrics_lines(folder)
-    if len(lines) > shown:
+    if lines != before:
         write_text(run.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        for line in lines[shown:]:
+        for line in lines[len(before) :]:
             print(_shown(line), flush=True)
     for table in sorted((folder / "completions").glob("*.parquet")):
         (run.path / "completions").mkdir(exist_ok=True)
         table.replace(run.path / "completions" / table.name)
-    return len(lines)
+    return lines
 
 
 def _shown(line: dict[str, Any]) -> str:
