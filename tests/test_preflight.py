@@ -49,7 +49,7 @@ def test_a_run_that_can_learn_says_what_it_sees_and_goes_on(tiny_student, tiny_d
     held_out = next(line for line in first if "eval_format_error_rate" in line)
     assert f"completions: {1 - held_out['eval_format_error_rate']:.0%} well formed" in done.stdout
     assert re.search(r"the limit is 12 \(\d+% truncated\); \d of 4 groups have signal", done.stdout)
-    assert re.search(r"the first step took .* s; 2 end at about \d\d:\d\d", done.stdout)
+    assert re.search(r"the first step took .* s; 2 steps end at about \d\d:\d\d", done.stdout)
 
 
 def test_enough_room_is_the_first_remedy_where_thoughts_are_cut_off(tiny_student, tiny_data, tmp_path):

@@ -168,7 +168,7 @@ class Preflight(TrainerCallback):
         end = datetime.now() + timedelta(seconds=left)
         memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory" * torch.cuda.is_available()
         day = f" on {end:%d %B}" * (end.date() != datetime.now().date())
-        print(f"the first step took {seconds:.3g} s{memory}; {n_steps} end at about {end:%H:%M}{day}", flush=True)
+        print(f"the first step took {seconds:.3g} s{memory}; {n_steps} steps end at about {end:%H:%M}{day}", flush=True)
 
 
 def say_if_thoughts_are_missing(rows: Dataset, path: Any) -> None:

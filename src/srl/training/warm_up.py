@@ -135,10 +135,10 @@ def _in_own_words(
     prompts = [row["prompt"] for row in rows]
     seeds = [seed + i for i in range(len(rows))]
     limit = recipe.rollout.max_completion_length
-    engine.max_tokens = limit // 2
+    engine.max_tokens = limit // 2  # together with the tags they must fit a completion
     replies = engine.generate([thought_request(prompt) for prompt in prompts], seeds, options.temperature)
     thoughts = [spoken_thought(reply.text, reply.truncated) for reply in replies]
-    engine.max_tokens = limit // 3
+    engine.max_tokens = limit * 2 // 5
     requests = [step_request(prompt, thought) for prompt, thought in zip(prompts, thoughts, strict=True)]
     replies = engine.generate(requests, seeds, options.temperature)
     steps = [spoken_step(reply.text, reply.truncated) for reply in replies]
