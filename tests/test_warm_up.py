@@ -8,7 +8,7 @@ from command_line import assert_one_line, same, srl, weights, write_recipe
 from srl.chat.own_words import is_in_the_format, spoken_step, spoken_thought, step_request, thought_request
 from srl.chat.prompts import step_prompt
 
-FLAGS = ("--examples", 8, "--checked", 6, "--batch-size", 4, "--epochs", 1)
+FLAGS = ("--examples", 8, "--checked", 6, "--batch-size", 4, "--epochs", 1, "--temperature", 1.5)
 
 
 @pytest.fixture(scope="module")
@@ -80,5 +80,7 @@ def test_requests_keep_the_prompt_and_answers_are_cut_to_what_was_asked_for():
     assert spoken_thought("no end", True) == ""
     assert spoken_step("<solution>Add: 4</solution>", False) == "Add: 4"
     assert spoken_step("Add: 4\n\nThen go on to the", True) == "Add: 4"
+    assert is_in_the_format("so", "4")
     assert not is_in_the_format("", "4")
+    assert not is_in_the_format("It is 4.", "It is 4.")
     assert not is_in_the_format("so", "<think>4")

@@ -52,9 +52,9 @@ def spoken_step(reply: str, truncated: bool) -> str:
 
 
 def is_in_the_format(thought: str, step: str) -> bool:
-    """Whether the two make a completion that is read as these two."""
+    """Whether the two make a completion that is read as these two, and the thought is more than the step."""
     written = parse_completion(format_completion(thought, step))
-    return (written.thought, written.action) == (thought, step) and bool(thought and step)
+    return (written.thought, written.action) == (thought, step) and bool(thought and step) and thought != step
 
 
 def _asking(prompt: Sequence[Mapping[str, str]], request: str) -> tuple[Message, ...]:
