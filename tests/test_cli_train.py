@@ -213,6 +213,7 @@ def test_trackers_work_through_trls_report_to(tiny_student, tiny_data, tmp_path,
     assert logged == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_run_folder(tiny_student, tiny_data, tmp_path):
     recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29518"]

@@ -196,6 +196,7 @@ def test_an_interrupted_run_draws_the_same_samples(solver, benchmark, tmp_path):
     assert (tmp_path / "other/samples.jsonl").read_bytes() != whole
 
 
+@pytest.mark.slow
 def test_kill_and_resume_loses_and_repeats_nothing(benchmark, tmp_path):
     def reply(request):
         time.sleep(0.05)

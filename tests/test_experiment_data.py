@@ -98,6 +98,7 @@ def given(tmp_path, tiny_model) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_experiment_on_the_users_own_data(given, tmp_path, capsys):
     out = tmp_path / "out"
     main(["experiment", str(given), "--seeds", "1", "--out", str(out)])

@@ -246,6 +246,7 @@ train.train(read_recipe(Path(sys.argv[1])))
 """
 
 
+@pytest.mark.slow
 def test_a_step_that_takes_too_long_is_not_waited_for(tiny_model, tiny_data, tmp_path):
     (tmp_path / "r.toml").write_text(recipe_toml(without_end(tmp_path / "run", tiny_model, tiny_data)))
     command = [sys.executable, "-c", IN_A_LONG_STEP, str(tmp_path / "r.toml"), str(tmp_path / "long")]

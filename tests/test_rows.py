@@ -38,6 +38,7 @@ def chat(tiny_model):
     return load_chat(str(tiny_model))
 
 
+@pytest.mark.slow
 def test_a_column_may_be_empty_for_a_long_time(tmp_path, chat):
     """Types guessed from the first 10 MB would refuse the last row."""
     long = [{"role": "user", "content": "x" * 1_000_000}]

@@ -349,6 +349,7 @@ def test_a_stream_of_rows_is_refused(tiny_model, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_two_processes_stay_in_lockstep(tmp_path, tiny_model):
     import subprocess
     import sys

@@ -49,8 +49,8 @@ for name in ("verl", "ray", "torch", "transformers", "tensordict", "TransferQueu
 try:
     import srl
     found["srl"] = srl.__version__
-except ImportError:
-    pass
+except ImportError as error:
+    found["missing"] = error.name
 import torch
 found["gpus"] = torch.cuda.device_count()
 print(json.dumps(found))
@@ -124,6 +124,8 @@ def probe(program: Path) -> dict[str, Any]:
         raise UserError(f"{program}: verl {found['verl']}, and srl is tested with {TESTED}: pip install verl=={TESTED}")
     if int(found.get("trl", "0").split(".")[0]) > 0:  # it asks TRL for a class that was taken out
         raise UserError(f"{program}: verl {TESTED} cannot use trl {found['trl']}; take it out: pip uninstall trl")
+    if found.get("missing", "srl") != "srl":
+        raise UserError(f"{program}: srl needs {found['missing']} there: pip install -r {REQUIREMENTS}")
     if found.get("srl") != __version__:
         raise UserError(
             f"{program}: expected srl {__version__} beside verl, found {found.get('srl', 'none')}; install the version "
