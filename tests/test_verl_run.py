@@ -31,7 +31,7 @@ from srl.verl.run import REQUIREMENTS
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-INSTALL_SECONDS, RUN_SECONDS = 600, 480
+INSTALL_SECONDS, RUN_SECONDS = 900, 1500
 MIN_REWARD_STD = 0.08
 """Above the deviation of three completions that are right and one that is not quite."""
 
