@@ -102,7 +102,6 @@ class Results:
 
 def write_results(folder: Path, tallies: Tallies) -> Results:
     """Compute and write the results of a finished evaluation, and print them."""
-    record = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     config = read_config(folder / "evaluation.json")
     columns = []
     for name, benchmark in config.benchmarks.items():
@@ -113,8 +112,17 @@ def write_results(folder: Path, tallies: Tallies) -> Results:
                     by_problem[int(problem_id)].append(tally)
             if by_problem[0]:
                 columns.append(column_of(name, mode, by_problem))
-    grouped = [[c.scores for c in group] for _, group in groupby(columns, key=lambda c: c.benchmark)]
-    average = mean_of_columns(grouped)
+    results = save_results(folder, columns)
+    write_text(folder / "model-card.yaml", model_card(results))
+    print_results(results)
+    print(f"wrote {folder}/; next: srl compare {folder} OTHER-EVALUATION …")
+    return results
+
+
+def save_results(folder: Path, columns: Sequence[Column]) -> Results:
+    """Write results.json from what evaluation.json records and the columns, which lie together by benchmark."""
+    record = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    average = mean_of_columns([[c.scores for c in group] for _, group in groupby(columns, key=lambda c: c.benchmark)])
     results = TypeAdapter(Results).validate_python(
         record
         | {
@@ -125,9 +133,6 @@ def write_results(folder: Path, tallies: Tallies) -> Results:
         }
     )
     write_text(folder / "results.json", json.dumps(asdict(results), indent=1) + "\n")
-    write_text(folder / "model-card.yaml", model_card(results))
-    print_results(results)
-    print(f"wrote {folder}/; next: srl compare {folder} OTHER-EVALUATION …")
     return results
 
 

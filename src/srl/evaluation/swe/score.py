@@ -7,11 +7,9 @@ results.json     the numbers, in the form of `srl evaluate`: `srl compare` and `
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -20,16 +18,15 @@ from pydantic import TypeAdapter
 from srl.engines.asking import append, read_journal
 from srl.errors import UserError
 from srl.evaluation.config import EvaluationConfig, read_config
-from srl.evaluation.results import SCHEMA, Average, Results, column_of, interval, percent, power_line
+from srl.evaluation.results import Results, column_of, interval, percent, power_line, save_results
 from srl.evaluation.samples import Mode, Tally
-from srl.evaluation.statistics import mean_of_columns
 from srl.evaluation.swe.grading import Grading, grade, in_parallel
 from srl.evaluation.swe.instances import Instance, load_instances
 from srl.evaluation.swe.official import official_verdict
 from srl.evaluation.swe.predict import instance_facts, open_predictions, read_done
 from srl.evaluation.swe.predictions import Prediction, PredictionKey, empty, gold, read_predictions
 from srl.evaluation.swe.sandbox import Limits, Sandbox
-from srl.files import locked, write_text
+from srl.files import locked
 from srl.runs.progress import Progress
 
 
@@ -186,7 +183,6 @@ def write_scores(
     graded: Graded,
 ) -> Results:
     """Compute, write and print the results."""
-    record = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     ((name, asked),) = read_config(folder / "evaluation.json").benchmarks.items()
     wanted = [instance.id for instance in instances][: asked.problems]
     columns = []
@@ -194,17 +190,7 @@ def write_scores(
         tallies = tallies_of(folder, mode, wanted, predictions, graded)
         if any(tallies):
             columns.append(column_of(name, mode, tallies))
-    average = mean_of_columns([[column.scores for column in columns]])
-    results = TypeAdapter(Results).validate_python(
-        record
-        | {
-            "schema": SCHEMA,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "columns": tuple(columns),
-            "average": Average(len(columns), average.value, (average.low, average.high)),
-        }
-    )
-    write_text(folder / "results.json", json.dumps(asdict(results), indent=1) + "\n")
+    results = save_results(folder, columns)
     print_scores(results, Counter(line.reason for line in graded.values()))
     print(f"wrote {folder}/; next: srl compare {folder} OTHER-EVALUATION …")
     return results
