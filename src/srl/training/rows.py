@@ -25,6 +25,19 @@ FEATURES = {kind: Features.from_arrow_schema(arrow_schema(columns)) for kind, co
 """Guessed types would break where a column is empty for the first 10 MB."""
 
 
+def load_parts(recipe: Recipe, chat: Chat, positions: int | None) -> tuple[Dataset, Dataset | None]:
+    """The rows to train on and, where the recipe evaluates, the held-out ones.
+
+    Raises:
+        UserError: as `load_rows`; there are no rows to train on.
+    """
+    train_rows = load_rows(recipe, "train", chat, positions)
+    eval_rows = load_rows(recipe, "validation", chat, positions) if recipe.validation.eval_steps else None
+    if not train_rows:
+        raise UserError(f"{recipe.data.path}: no rows to train on")
+    return train_rows, eval_rows
+
+
 def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = None) -> Dataset | None:
     """The rows of one split in the shape that the stage's trainer takes; None if there is no such split.
 

@@ -36,7 +36,7 @@ from srl.training.config import SRLConfig
 from srl.training.options import fit_to_data, trainer_config, trainer_options
 from srl.training.policy import load_policy, lora, save_model
 from srl.training.preflight import Preflight
-from srl.training.rows import load_rows
+from srl.training.rows import load_parts
 from srl.training.signals import stopping_at_signals
 from srl.training.trainer import SRLTrainer
 
@@ -58,11 +58,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     run = RunFolder(recipe.output_dir)
     recipe = dated(recipe, run if resume else None)
     chat = load_chat(model_path, **recipe.chat.model_dump())
-    positions = max_positions(model_path)
-    train_rows = load_rows(recipe, "train", chat, positions)
-    eval_rows = load_rows(recipe, "validation", chat, positions) if recipe.validation.eval_steps else None
-    if not train_rows:
-        raise UserError(f"{recipe.data.path}: no rows to train on")
+    train_rows, eval_rows = load_parts(recipe, chat, max_positions(model_path))
     if recipe.validation.eval_steps and not eval_rows and processes.is_main_process:
         print(f"{recipe.data.path}: no held-out problems; the model will be the last one, not the best")
     asked, recipe = recipe, fit_to_data(recipe, len(train_rows), processes.num_processes)

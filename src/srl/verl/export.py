@@ -19,13 +19,12 @@ from datasets import Dataset
 from transformers import AutoConfig, GenerationConfig
 
 from srl.chat.tokenizer import Chat, load_chat
-from srl.errors import UserError
 from srl.files import new_folder, write_text
 from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.model import loading, max_positions
 from srl.runs.recipe import Recipe, recipe_toml
 from srl.training.options import fit_to_data, passes_per_batch
-from srl.training.rows import load_rows
+from srl.training.rows import load_parts
 from srl.training.train import dated
 from srl.verl.options import arguments, n_workers, verl_options
 
@@ -83,11 +82,7 @@ def prepare(recipe: Recipe, resumed: RunFolder | None = None) -> Job:
         model_path = str(Path(model_path).resolve())  # Ray's workers are in folders of their own
     verl_options(recipe, Path(), model_path, steps=1, has_validation=False)  # refuses before anything is read
     chat = load_chat(model_path, **recipe.chat.model_dump())
-    positions = max_positions(model_path)
-    train_rows = load_rows(recipe, "train", chat, positions)
-    eval_rows = load_rows(recipe, "validation", chat, positions) if recipe.validation.eval_steps else None
-    if not train_rows:
-        raise UserError(f"{recipe.data.path}: no rows to train on")
+    train_rows, eval_rows = load_parts(recipe, chat, max_positions(model_path))
     recipe = fit_to_data(recipe, len(train_rows), n_workers(recipe))
     passes_per_batch(recipe, n_workers(recipe))
     per_epoch = len(train_rows) // recipe.rollout.prompts_per_step
