@@ -114,6 +114,7 @@ def test_memory_of_verdicts_is_bounded(monkeypatch):
     assert len(srl.rewards.answers._known) == 10
 
 
+@pytest.mark.slow
 def test_math_verifys_own_cases():
     if not SHARED.exists():
         pytest.skip("math-verify's cases (../shared/data/answer_checking) are not here")

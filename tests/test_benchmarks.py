@@ -79,6 +79,7 @@ def test_known_answers_score_against_themselves(name, file, n):
     assert (len(loaded.questions), loaded.unscorable) == (n, ())
 
 
+@pytest.mark.slow
 def test_minervas_known_answers():
     loaded = load_benchmark("minerva", shared("minerva_math"))
     assert len(loaded.questions) == 272

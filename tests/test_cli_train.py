@@ -115,6 +115,7 @@ def test_a_flag_overrides_the_recipe(tiny_model, tiny_data, tmp_path):
     assert metrics(tmp_path / "r")[1]["learning_rate"] == 2e-4
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_logs_the_same_numbers(tiny_student, tiny_data, tmp_path):
     exact = ("loss", "grad_norm", "reward", "reward_before_filtering", "refills", "eval_reward", "num_tokens")
     whole = write_recipe(tmp_path / "whole.toml", model=tiny_student, data=tiny_data, max_steps=8)

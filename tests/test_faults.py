@@ -338,6 +338,7 @@ def test_damaged_lines_and_facts_are_said_and_passed_over(stopped, tmp_path, cap
     assert run.facts["finished_steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_launcher_that_starts_one_process_instead_of_two_is_refused(tiny_model, tiny_data, tmp_path):
     recipe = write_recipe(tmp_path / "r.toml", model=tiny_model, data=tiny_data)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--quiet", "--num_processes", "2"]
