@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as parquet
 import pytest
 
 from srl.chat.prompts import parse_completion
@@ -18,13 +19,14 @@ from srl.errors import UserError
 from srl.evaluation.statistics import difference_over_seeds, mean_over_seeds, mean_score, paired_difference
 from srl.files import read_rows, write_jsonl
 from srl.runs.folder import resolve_model
-from srl.runs.recipe import read_recipe
+from srl.runs.recipe import Recipe, read_recipe
 from srl.study.domain import read_problems, write_data, write_problems
 from srl.study.experiment import Domain, read_experiment
 from srl.study.results import laid_out, write_experiment_results
 from srl.study.schedule import open_experiment, plan_jobs, run_experiment
 from srl.study.step_scores import step_scores
 from srl.study.tiny import expert_choice, operations, random_problem, reduce_at, solve, terms
+from srl.training.train import train
 
 SMALL = """
 title = "small"
@@ -208,6 +210,23 @@ def test_the_data_folders_hold_the_same_solutions_in_three_forms(tmp_path):
         aloud = f"<think>{row['thought']}</think>\n{row['expert_action']}"
         actions = [parse_completion(part.strip()).action for part in aloud.split("\n\n")]
         assert "\n\n".join(actions) == problem["solution"]
+
+
+def test_r3_trains_from_the_problem_and_from_prefixes(tmp_path):
+    write_data(tmp_path, Domain(expert_problems=3, validation_problems=1, test_problems=1), 0, ())
+    places = {"model": {"model_name_or_path": "tiny-base"}, "data": {"path": str(tmp_path / "prefixes")}}
+    values = read_recipe(Path("tiny-r3")).model_dump(mode="json") | places | {"output_dir": str(tmp_path / "run")}
+    values["optim"] |= {"max_steps": 1, "per_device_train_batch_size": 36}
+    values["rollout"] |= {"prompts_per_step": 18, "num_generations": 4, "dynamic_sampling": False}
+    train(Recipe.model_validate(values))
+    (table,) = (tmp_path / "run/completions").glob("*.parquet")
+    rewards = [[] for _ in range(6)]
+    for row in parquet.read_table(table).to_pylist():
+        rewards[row["prompt"][-1]["content"].count(", so far ")].append(row["reward"])
+    assert [len(of_length) for of_length in rewards] == [3 * 4] * 6
+    # `tiny-base` ends after one step: it is right where only the answer is missing, never where two steps are.
+    assert sum(rewards[5]) > 10
+    assert not sum(map(sum, rewards[:4]))
 
 
 def test_the_model_that_comes_with_srl_knows_the_format_and_not_the_plan(tmp_path):

@@ -1,6 +1,7 @@
 """`srl steps`: files in, a data folder out; nothing guessed, nothing lost, nothing half-written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -48,6 +49,30 @@ def test_a_data_folder(tmp_path):
     dropped = rows_of(tmp_path / "out/dropped.jsonl")
     assert [Path(row["where"]).name for row in dropped] == ["s.jsonl:2"]
     assert json.loads((tmp_path / "out/report.json").read_text())["kept"] == 2
+
+
+def test_solutions_are_asked_for_from_every_prefix_where_that_is_wanted(tmp_path):
+    rows = [{"problem": f"1+{i}?", "solution": solution(1 + i, n=3), "gold": str(1 + i)} for i in range(20)]
+    rows.append({"problem": "2+2?", "solution": "Four.", "gold": "4"})  # no steps: to be solved whole only
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    source = Source(tmp_path / "s.jsonl", columns=Columns(answer="gold"))
+    plain = StepOptions(hold_out=0.3, system_prompt="", answer_system_prompt="")
+    prepare(source, tmp_path / "plain", plain)
+    report = prepare(source, tmp_path / "out", replace(plain, solve_from="prefixes"))
+    n = report.problems["train"] - 1
+    assert 0 < n < 20
+    assert report.continuations == 2 * n
+    assert f"{2 * n} more rows ask for the rest of a solution" in report.lines()[-1]
+    assert len(rows_of(tmp_path / "out/train.problems.jsonl")) == 3 * n + 1
+    for name in ("validation.problems.jsonl", "validation.steps.jsonl", "train.steps.jsonl"):
+        assert (tmp_path / "out" / name).read_text() == (tmp_path / "plain" / name).read_text()
+
+
+def test_prefixes_of_solutions_without_steps_are_refused(tmp_path):
+    write_jsonl(tmp_path / "s.jsonl", [{"problem": "2+2?", "answer": "4"}])
+    with pytest.raises(UserError, match="needs solutions of two steps or more"):
+        prepare(Source(tmp_path / "s.jsonl"), tmp_path / "out", StepOptions(hold_out=0, solve_from="prefixes"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_answer_that_takes_too_long_to_compare_is_not_called_wrong(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from srl.chat.prompts import shortened
 from srl.data.formats.numbered import cut_steps
-from srl.data.steps import full_solution, is_held_out, step_instances, target_indices
+from srl.data.steps import continuations, full_solution, is_held_out, step_instances, target_indices
 from srl.records import Step, Trajectory
 
 TEXT = "We start.\n\n1. **First**: one\n\n2. **Second**: two\n\n3. **Third**: three\n\nAnswer: 3"
@@ -39,6 +39,16 @@ def test_contexts_hold_exactly_the_steps_before():
         "Question: What?\n\nSolution:\nWe start.\n\n1. **First**: one\n\n",
         "Question: What?\n\nSolution:\nWe start.\n\n1. **First**: one\n\n2. **Second**: two\n\n",
     ]
+
+
+def test_continuations_ask_for_the_rest_after_every_prefix():
+    trajectory = Trajectory("t", "What?", CUT.steps, answer="3", conclusion=CUT.conclusion)
+    rows = list(continuations(trajectory, "Solve."))
+    steps = list(step_instances(trajectory, targets="all", system_prompt="Solve."))
+    assert [row.prompt for row in rows] == [instance.prompt for instance in steps[1:]]  # SRL's prefixes
+    assert {row.answer for row in rows} == {"3"}
+    prefixes = [turn.partition("Solution:\n")[2] for turn in user_turns(rows)]
+    assert [prefix + row.solution for prefix, row in zip(prefixes, rows, strict=True)] == [TEXT, TEXT]
 
 
 def test_a_given_title_ends_the_prompt_and_leaves_the_body():

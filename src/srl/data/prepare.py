@@ -12,15 +12,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from srl.chat.conversation import conversation
-from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, answer_prompt, format_completion, parse_completion, user_text
+from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, format_completion, parse_completion, user_text
 from srl.data.decontaminate import BenchmarkProblems
 from srl.data.folder import COLUMNS, as_row
 from srl.data.report import Report
 from srl.data.sources import Dropped, Item, Source, read_trajectories
-from srl.data.steps import Context, Targets, full_solution, is_held_out, step_instances
+from srl.data.steps import (
+    Context,
+    Targets,
+    continuations,
+    full_solution,
+    is_held_out,
+    step_instances,
+    whole_problem,
+)
 from srl.errors import UserError
 from srl.files import RowWriter, new_folder, write_text
 from srl.records import Problem, StepInstance, Trajectory
@@ -43,6 +51,8 @@ class StepOptions:
     """Longer observations are cut in the middle, with a note of how much is missing."""
     give_title: bool = False
     """Show the title of the step that is asked for (paper, footnote 1)."""
+    solve_from: Literal["problem", "prefixes"] = "problem"
+    """Where whole solutions begin: at the problem, or also after each number of the expert's steps (R3)."""
     hold_out: float = 0.06
     """Share of the problems that are held out for validation."""
     seed: int = 0
@@ -90,6 +100,8 @@ def prepare(
         if not report.kept:
             reasons = ", ".join(f"{count} × {reason}" for reason, count in report.dropped.most_common())
             raise UserError(f"{source.path}: none of {report.read} trajectories can be used ({reasons})")
+        if options.solve_from == "prefixes" and not report.continuations:
+            raise UserError(f"{source.path}: --solve-from prefixes needs solutions of two steps or more, found none")
         if folder:
             facts = {**report.summary(), "source": asdict(source), "options": asdict(options)}
             write_text(folder / "report.json", json.dumps(facts, indent=2, default=str) + "\n")
@@ -145,6 +157,10 @@ class _Writer:
             report.wrong_solutions += "wrong_solution" in trajectory.metadata
         if not trajectory.in_environment:  # there only the environment knows whether a whole attempt was right
             self._row(f"{split}.problems", as_row(whole_problem(trajectory, options.answer_system_prompt)))
+            if options.solve_from == "prefixes" and split == "train":
+                for continuation in continuations(trajectory, options.answer_system_prompt):
+                    self._row("train.problems", as_row(continuation))
+                    report.continuations += 1
 
     def _steps(self, split: str, trajectory: Trajectory) -> None:
         options, report = self.options, self.report
@@ -211,16 +227,6 @@ class _Writer:
 def _format_error(thought: str, action: str) -> str | None:
     """Why a completion of this thought and action is malformed; None if it is well formed."""
     return parse_completion(format_completion(thought, action)).format_error
-
-
-def whole_problem(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PROMPT) -> Problem:
-    """The problem to solve at once, with the expert's whole solution."""
-    return Problem(
-        trajectory_id=trajectory.id,
-        prompt=answer_prompt(trajectory.problem, system_prompt),
-        answer=trajectory.answer,
-        solution=full_solution(trajectory) or None,
-    )
 
 
 class _Tokens:

@@ -34,6 +34,8 @@ class Report:
     """Problems with a known answer and no steps, by the reason why there are none."""
     wrong_solutions: int = 0
     """Solutions of such problems that were left out, for they miss the answer."""
+    continuations: int = 0
+    """Rows that ask for the rest of a solution (`solve_from`)."""
     malformed: Counter[str] = field(default_factory=Counter)
     """Step instances left out, and thoughts left out of others: no completion can say them and be well formed."""
     special_tokens: Counter[str] = field(default_factory=Counter)
@@ -82,6 +84,8 @@ class Report:
             lines.append(f"{self.shortened_observations} observations shortened (--max-observation-chars)")
         for split in ("train", "validation"):
             lines.append(f"{split}: {self.problems[split]} problems, {self.instances[split]} step instances")
+        if self.continuations:
+            lines.append(f"{self.continuations} more rows ask for the rest of a solution (--solve-from)")
         return lines
 
     def _notes(self) -> list[tuple[str, int]]:

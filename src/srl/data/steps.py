@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 from srl.chat.prompts import (
     AGENT_SYSTEM_PROMPT,
+    ANSWER_SYSTEM_PROMPT,
     SEPARATOR,
     STEP_SYSTEM_PROMPT,
     action_prompt,
+    answer_prompt,
     environment_step,
     left_out_steps,
     shortened,
     step_prompt,
 )
-from srl.records import Message, Step, StepInstance, Trajectory
+from srl.records import Message, Problem, Step, StepInstance, Trajectory
 
 Targets = Literal["paper", "all", "skip_first"]
 
@@ -105,6 +108,30 @@ def full_solution(trajectory: Trajectory) -> str:
     """The expert's whole text: all steps and the conclusion (the target of SFT on full solutions)."""
     parts = [step.action for step in trajectory.steps]
     return SEPARATOR.join(parts + ([trajectory.conclusion] if trajectory.conclusion else []))
+
+
+def whole_problem(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PROMPT) -> Problem:
+    """The problem to solve at once, with the expert's whole solution."""
+    return Problem(
+        trajectory_id=trajectory.id,
+        prompt=answer_prompt(trajectory.problem, system_prompt),
+        answer=trajectory.answer,
+        solution=full_solution(trajectory) or None,
+    )
+
+
+def continuations(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PROMPT) -> Iterator[Problem]:
+    """The problem to be solved from each number of the expert's steps on, from one to all but the last.
+
+    What R3 (arXiv 2402.05808) trains on beside the problem itself: `solution` is the rest of the expert's. The steps
+    stand in the user turn, where SRL shows them too, so any chat template can ask for what comes after them.
+    """
+    actions = [step.action for step in trajectory.steps]
+    for number in range(1, len(actions)):
+        context = "".join(action + SEPARATOR for action in actions[:number])
+        prompt = step_prompt(trajectory.problem, context, system_prompt)
+        rest = replace(trajectory, steps=trajectory.steps[number:])
+        yield Problem(trajectory.id, prompt, answer=trajectory.answer, solution=full_solution(rest))
 
 
 def is_held_out(problem: str, fraction: float, seed: int = 0) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from srl.study.tiny import random_problem, solve, thinking_aloud
 SPENT = 1000
 """The first problems of the stream served to find budgets and sizes; they are asked no more."""
 
-OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", answer_system_prompt="", keep_wrong=True)
+OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", keep_wrong=True)
 """The tiny model knows one task only and needs no instructions; validation problems are apart. The expert is never
 wrong, and a check that runs out of time on a busy machine must not change what a seed trains on."""
 
@@ -50,26 +51,34 @@ def read_problems(folder: Path, name: str) -> list[str]:
     return [row.value["problem"] for row in read_rows(folder / f"{name}.jsonl")]
 
 
-def write_data(folder: Path, domain: Domain, seed: int, reserved: Collection[str]) -> None:
+def write_data(
+    folder: Path, domain: Domain, seed: int, reserved: Collection[str], answer_system_prompt: str = ""
+) -> None:
     """The data folders of one seed, none with a `reserved` problem.
 
     expert         the expert's numbered solutions, cut by `srl steps`: for SRL, SFT and RLVR
     own-thoughts   the expert's solutions as the student would think them aloud: for the ceiling
     holistic       the expert's whole solution as one step
+    prefixes       the problems to be solved from each number of the expert's steps on: for R3
     """
     fresh = distinct_problems(random.Random(seed), domain.operations, reserved)
     experts = [solve(next(fresh), thoughts=True) for _ in range(domain.expert_problems)]
     solutions = [{"id": t.id, "problem": t.problem, "solution": full_solution(t), "answer": t.answer} for t in experts]
-    _prepare(folder / "expert", solutions, Columns(answer="answer"))
+    options, answer = replace(OPTIONS, answer_system_prompt=answer_system_prompt), Columns(answer="answer")
+    _prepare(folder / "expert", solutions, options, answer)
+    _prepare(folder / "prefixes", solutions, replace(options, solve_from="prefixes"), answer)
+    _prepare(folder / "holistic", [native_row(_as_one_step(trajectory)) for trajectory in experts], options)
     (folder / "own-thoughts").mkdir()
-    write_jsonl(folder / "own-thoughts/train.steps.jsonl", (as_row(thinking_aloud(expert)) for expert in experts))
-    _prepare(folder / "holistic", [native_row(_as_one_step(trajectory)) for trajectory in experts])
+    aloud = (thinking_aloud(expert, answer_system_prompt) for expert in experts)
+    write_jsonl(folder / "own-thoughts/train.steps.jsonl", map(as_row, aloud))
 
 
-def _prepare(folder: Path, rows: Sequence[Mapping[str, Any]], columns: Columns | None = None) -> None:
+def _prepare(
+    folder: Path, rows: Sequence[Mapping[str, Any]], options: StepOptions, columns: Columns | None = None
+) -> None:
     path = folder.with_suffix(".jsonl")
     write_jsonl(path, rows)
-    prepare(Source(path, columns=columns or Columns()), folder, OPTIONS)
+    prepare(Source(path, columns=columns or Columns()), folder, options)
 
 
 def _as_one_step(trajectory: Trajectory) -> Trajectory:

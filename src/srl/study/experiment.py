@@ -20,7 +20,7 @@ from srl.runs.toml import from_toml, from_values, own_or_given, suggest
 Chain = tuple[str, ...]
 """The names of stages; none: the base itself."""
 
-DOMAIN_DATA = ("expert", "own-thoughts", "holistic")
+DOMAIN_DATA = ("expert", "own-thoughts", "holistic", "prefixes")
 """The data folders that the tiny domain writes for each seed (`study/domain.py`)."""
 
 DECIDED_BY_THE_EXPERIMENT = ("seed", "output_dir", "model.model_name_or_path", "data.path", "optim.learning_rate")
@@ -55,7 +55,7 @@ class Stage(_Table):
     """One training run."""
 
     recipe: Path = Field(description="A recipe file, or one of srl's own.")
-    data: str = Field(description="A name of the table [data]; with a [domain] expert, own-thoughts or holistic.")
+    data: str = Field(description="A name of the table [data]; with a [domain] one of those that it writes.")
     learning_rates: tuple[float, ...] = Field(min_length=1, description="To choose from on validation problems.")
     changes: dict[str, Any] = Field({}, description="Tables of the recipe to overwrite, as they stand there.")
 

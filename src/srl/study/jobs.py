@@ -61,7 +61,8 @@ class SeedGroup:
             problems = self.out / "problems"
             reserved = {*read_problems(problems, "validation"), *read_problems(problems, "test")}
             with new_folder(self.folder / "data") as folder:
-                write_data(folder, self.experiment.domain, self.training_seed, reserved)
+                prompt = self.experiment.manner.answer
+                write_data(folder, self.experiment.domain, self.training_seed, reserved, prompt)
 
     def jobs(self, chain: Chain) -> list[Job]:
         """The run that ends a chain; when tuning one per learning rate; the base if there is no stage."""

@@ -107,14 +107,14 @@ def solve(problem: str, choose: Callable[[str], int] = expert_choice, *, thought
     return Trajectory(problem, problem, tuple(steps), answer=results)
 
 
-def thinking_aloud(trajectory: Trajectory) -> StepInstance:
+def thinking_aloud(trajectory: Trajectory, system_prompt: str = "") -> StepInstance:
     """The whole solution with its thoughts between the steps, as a row for SFT.
 
     `srl steps` writes no such row: a step has one thought, which comes first.
     """
     first, *others = trajectory.steps
     aloud = [first.action, *(format_completion(step.thought, step.action) for step in others)]
-    prompt = answer_prompt(trajectory.problem, system_prompt="")
+    prompt = answer_prompt(trajectory.problem, system_prompt)
     return StepInstance(trajectory.id, 1, prompt, SEPARATOR.join(aloud), thought=first.thought)
 
 
