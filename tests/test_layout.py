@@ -140,6 +140,8 @@ def test_examples_in_docstrings_hold(name):
     """Also: every module can be imported by itself."""
     if name == "evaluation.inspect_task":
         pytest.importorskip("inspect_ai", reason="the optional inspect-ai is not installed")
+    if name == "evaluation.swe.agent":
+        pytest.importorskip("minisweagent", reason="the optional mini-swe-agent is not installed")
     if name == "verl.plugin":
         pytest.importorskip("verl", reason="verl lives in an environment of its own; test_verl.py makes one")
     assert doctest.testmod(importlib.import_module(f"srl.{name}")).failed == 0

@@ -10,7 +10,8 @@ from chat_server import completion, serving
 from srl.engines.protocols import Reply
 from srl.errors import UserError
 from srl.evaluation.swe.instances import SOURCES, Instance, instance_row, load_instances
-from srl.evaluation.swe.predict import PredictOptions, predict
+from srl.evaluation.swe.options import PredictOptions
+from srl.evaluation.swe.predict import predict
 from srl.evaluation.swe.predictions import Prediction, empty, gold, read_predictions, write_predictions
 from srl.evaluation.swe.protocols import EndToEnd, OracleEdit, answer_of, named_files
 from srl.evaluation.swe.repository import Commit, Folder, WithBug, find_repositories

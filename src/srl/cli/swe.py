@@ -11,7 +11,7 @@ import tyro
 
 from srl.cli.text_or_file import text_or_file
 from srl.errors import UserError
-from srl.evaluation.swe.predict import PredictOptions
+from srl.evaluation.swe.options import PredictOptions
 
 
 def _cores() -> int:
@@ -79,6 +79,8 @@ class Predict:
     """Requests to a server at a time."""
     request_seconds: float = 600.0
     """Limit of one request to a server, waiting in its queue included."""
+    allow_unsandboxed: bool = False
+    """Run an agent's commands without a sandbox where this machine offers none."""
     resume: bool = False
     """Go on with a run that was stopped: only what is missing is asked."""
     overwrite: bool = False
@@ -99,6 +101,7 @@ class Predict:
             limit=self.limit,
             concurrency=self.concurrency,
             request_seconds=self.request_seconds,
+            allow_unsandboxed=self.allow_unsandboxed,
             resume=self.resume,
             overwrite=self.overwrite,
         )

@@ -95,7 +95,12 @@ class EvaluationConfig:
     today: str | None = None
     """The date in the prompts of chat templates that print one."""
     max_input_tokens: int | None = None
-    """Software engineering only."""
+    """Software engineering only, as the next ones, which are for agents."""
+    max_agent_tokens: int | None = None
+    command_seconds: float | None = None
+    context: str | int | None = None
+    agent: str | None = None
+    """Package and version."""
     template_kwargs: Mapping[str, Any] | None = None
     """Of the chat template, as the next one; None if nothing was given."""
     open_thought: bool | None = None

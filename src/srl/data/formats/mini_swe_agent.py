@@ -5,10 +5,11 @@ r"""mini-swe-agent runs (`*.traj.json`, versions 1 and 2): one bash block per tu
                   {"role": "assistant", "content": "THOUGHT: I look.\n\n```bash\nls\n```"},
                   {"role": "user", "content": "<returncode>0</returncode>\n<output>\nsetup.py\n</output>"}]}
 
-The block is the action, fence and all: the agent's instructions demand it, and it runs nothing else. As in the
-agent itself, other blocks (```python) are talk, and a turn with no bash block or several was rejected: it is no
-step, and neither is the answer that says so. The last message is the submitted diff; it stays as the observation of
-the last step. Version 2 also makes tool calls, and ends with a message of the role `exit`.
+The block is the action, fence and all: the agent's instructions demand it, and it runs nothing else. As in the agent
+itself, other blocks (```python; ```bash beside ```mswea_bash_command, which version 2 asks for) are talk, and a turn
+with no block or several was rejected: it is no step, and neither is the answer that says so. The last message is the
+submitted diff; it stays as the observation of the last step. Version 2 also makes tool calls, and ends with a message
+of the role `exit`.
 Source: https://mini-swe-agent.com/latest/usage/output_files/.
 """
 
@@ -29,6 +30,7 @@ NAME = "mini-swe-agent"
 
 _OPEN = re.compile(r"```(?:bash|mswea_bash_command|sh)[ \t\r]*\n")
 _CLOSE = "\n```"
+_OF_VERSION_2 = "```mswea_bash_command"
 _THOUGHT = re.compile(r"\s*THOUGHT:\s*")
 
 
@@ -92,6 +94,8 @@ def _act(turn: Turn) -> Act | None:
     if turn.calls:
         return said_or_called(turn)
     blocks = bash_blocks(turn.text)
+    if _OF_VERSION_2 in turn.text:
+        blocks = [place for place in blocks if turn.text[: place[0]].rstrip().endswith(_OF_VERSION_2)] or blocks
     if len(blocks) != 1:
         return None
     start, end = blocks[0]

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NOBODY = 65534
+TESTBED = "/testbed"
+"""Behind walls, another name of the tree: where the containers of SWE-bench and SWE-smith have it."""
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
@@ -199,6 +201,7 @@ def _new_root(job: Job) -> None:
     _mount("tmpfs", root / "tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={job.disk_bytes},mode=1777")
     for path in job.visible:
         _show(path, root)
+    (root / TESTBED.lstrip("/")).symlink_to("/box/tree")
     (root / "dev").mkdir()
     for name in DEVICES:
         (root / "dev" / name).touch()

@@ -3,6 +3,7 @@
 evaluation.json    what decides the samples; a run is resumed only with the same
 samples.jsonl      one line per sample: what the model wrote, how it ended, its patch
 predictions.jsonl  the greedy patches, as the official harness reads them; predictions-sampled-N.jsonl: the others
+trajectories/      of agents: their runs in mini-swe-agent's format, which `srl steps` reads
 """
 
 from __future__ import annotations
@@ -14,58 +15,27 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from srl.engines.asking import append, ask_all, goes_on, read_journal
 from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
-from srl.engines.engines import BatchEngine, EngineName, engine_name, load_engine, weights_digest
+from srl.engines.engines import BatchEngine, engine_name, load_engine, weights_digest
 from srl.errors import UserError
 from srl.evaluation.config import BenchmarkFacts, EvaluationConfig, chat_record
 from srl.evaluation.evaluate import chat_options
 from srl.evaluation.samples import Mode
 from srl.evaluation.swe.instances import Instance, load_instances
+from srl.evaluation.swe.options import PredictOptions, require_mini
 from srl.evaluation.swe.predictions import Prediction, PredictionKey, write_predictions
-from srl.evaluation.swe.protocols import REPAIR_SYSTEM_PROMPT, EndToEnd, OracleEdit, SweAttempt
+from srl.evaluation.swe.protocols import EndToEnd, OracleEdit, SweAttempt
 from srl.evaluation.swe.repository import Repository, find_repositories
-from srl.files import locked
-from srl.runs.folder import resolve_model
+from srl.evaluation.swe.sandbox import Sandbox, open_sandbox
+from srl.files import locked, write_text
+from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.progress import Progress
-from srl.runs.recipe import DEFAULT_CHAT, ChatOptions
 
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """What is asked of the model."""
-
-    protocol: Literal["oracle", "end-to-end"] = "oracle"
-    """oracle: the files to change are given; end-to-end: the model finds them in the list of files first."""
-    samples: int = 0
-    """Samples per instance at --temperature."""
-    greedy: bool = False
-    """Also one at temperature 0. Without --samples this is what is done."""
-    temperature: float = 1.0
-    """Of the samples."""
-    max_tokens: int = 4096
-    """Limit of one completion; one that is cut off makes no patch."""
-    max_input_tokens: int = 60_000
-    """Limit of one prompt, measured at three characters a token; what does not fit is left out or not asked."""
-    system_prompt: str = REPAIR_SYSTEM_PROMPT
-    """Of the repair; "" leaves the system turn out."""
-    chat: ChatOptions = DEFAULT_CHAT
-    """As in a recipe, for a model that no run of srl trained; a run's own are used by themselves."""
-    seed: int = 0
-    """The same seed gives the same samples on the same engine."""
-    engine: EngineName = "auto"
-    """In this process: vLLM if it is installed and there is a GPU, or else transformers."""
-    batch_size: int = 8
-    """Completions per batch in transformers. Another batch size draws other samples."""
-
-    def check(self) -> None:
-        """Raises UserError for options that make no sense."""
-        if self.samples < 0 or min(self.batch_size, self.max_tokens, self.max_input_tokens) < 1:
-            raise UserError("--samples must be 0 or more; --batch-size, --max-tokens and --max-input-tokens 1 or more")
-        if self.temperature <= 0:
-            raise UserError("--temperature must be above 0; --greedy takes the likeliest token")
+if TYPE_CHECKING:
+    from srl.evaluation.swe.agent import AgentRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +64,7 @@ def predict(
     limit: int | None = None,
     concurrency: int = 16,
     request_seconds: float = REQUEST_SECONDS,
+    allow_unsandboxed: bool = False,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -112,12 +83,12 @@ def predict(
     repositories = find_repositories(instances, instances_path, clones)
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-swe"
     chat = chat_options(source, options.chat, folder if resume else None)
-    asked = {name: value for name, value in asdict(options).items() if name != "chat"} | chat_record(chat)
+    sandbox = open_agent(source, options, allow_unsandboxed=allow_unsandboxed) if options.protocol == "agent" else None
+    asked = options.record() | chat_record(chat)
     config = EvaluationConfig(
         model=model or source,
         weights=None if served else weights_digest(path),
         **asked | {"engine": Endpoint.name if served else engine_name(options.engine)},
-        max_steps=1 if options.protocol == "oracle" else 2,
         benchmarks={instances_path.stem: instance_facts(instances_path, instances)},
     )
     with locked(folder):
@@ -126,20 +97,45 @@ def predict(
         with Progress("samples", len(plan), len(done)) as progress:
             if done:
                 progress.line(f"{len(done)} of {len(plan)} samples are there already")
-            recorder = _Recorder(folder, options, repositories, done, progress)
+            recorder = _Recorder(folder, options, repositories, sandbox, done, progress)
             missing = [asked for asked in plan if asked.key not in done]
-            if served and missing:
-                endpoint = Endpoint(path, str(model), options.max_tokens, request_seconds, chat.template_kwargs)
-                asyncio.run(_ask_endpoint(endpoint, missing, recorder, concurrency))
-            elif missing:
-                engine = load_engine(config.engine, path, options.max_tokens, **chat.model_dump())
-                _ask_engine(engine, plan, recorder)
+            try:
+                if served and missing:
+                    endpoint = Endpoint(path, str(model), options.max_tokens, request_seconds, chat.template_kwargs)
+                    asyncio.run(_ask_endpoint(endpoint, missing, recorder, concurrency))
+                elif missing:
+                    engine = load_engine(config.engine, path, options.max_tokens, **chat.model_dump())
+                    _ask_engine(engine, plan, recorder)
+            finally:
+                recorder.close()
         files = write_predictions(folder, config.model, done.values())
     ends = [prediction.end for prediction in done.values()]
     for end in sorted(set(ends), key=ends.count, reverse=True):
         print(f"{ends.count(end):6}  {end}")
     print(f"wrote {', '.join(map(str, files))}; next: srl swe grade {folder} --instances {instances_path}")
     return folder
+
+
+def open_agent(source: str, options: PredictOptions, *, allow_unsandboxed: bool) -> Sandbox:
+    """See that an agent can run here; says what its commands run in, and where a run was trained to be asked otherwise.
+
+    Raises:
+        UserError: no mini-swe-agent, or one of another version; no sandbox.
+    """
+    require_mini()
+    sandbox = open_sandbox(allow_unsandboxed=allow_unsandboxed)
+    run = RunFolder(Path(source))
+    trained = run.prompts.get("step") if run.exists else None
+    if trained is not None:
+        from srl.evaluation.swe.agent import mini_config
+
+        instructions = mini_config()["agent"]["system_template"].strip()
+        if trained.strip() != "\n\n".join(filter(None, (options.asked_with, instructions))).strip():
+            print(
+                f"{source}: trained with another system prompt than mini-swe-agent's ({trained!r:.60}…), "
+                "so perhaps for another form of actions; --system-prompt gives what stands before mini-swe-agent's own"
+            )
+    return sandbox
 
 
 def instance_facts(path: Path, instances: Sequence[Instance]) -> BenchmarkFacts:
@@ -201,35 +197,70 @@ class _Recorder:
         folder: Path,
         options: PredictOptions,
         repositories: dict[str, Repository],
+        sandbox: Sandbox | None,
         done: dict[PredictionKey, Prediction],
         progress: Progress,
     ) -> None:
-        self.path, self.options, self.repositories = folder / "samples.jsonl", options, repositories
-        self.done, self.progress = done, progress
+        self.folder, self.options, self.repositories = folder, options, repositories
+        self.sandbox, self.done, self.progress = sandbox, done, progress
+        self.replies = 0
+        self.going: set[AgentRun] = set()
 
-    def attempt(self, asked: Asked) -> SweAttempt:
+    def attempt(self, asked: Asked) -> SweAttempt | AgentRun:
         """The start of a sample."""
         issue, repository = asked.instance.problem_statement, self.repositories[asked.instance.id]
-        budget, system_prompt = self.options.max_input_tokens, self.options.system_prompt
+        budget, system_prompt = self.options.max_input_tokens, self.options.asked_with
+        if self.sandbox:
+            return self._agent(asked.instance, repository, self.sandbox)
         if self.options.protocol == "oracle":
             return OracleEdit(issue, repository, asked.instance.files_to_change, budget, system_prompt)
         return EndToEnd(issue, repository, budget, system_prompt)
+
+    def _agent(self, instance: Instance, repository: Repository, sandbox: Sandbox) -> AgentRun:
+        from srl.evaluation.swe.agent import AgentBudget, AgentRun
+
+        of_agents = ("max_steps", "max_agent_tokens", "max_input_tokens", "command_seconds", "context")
+        limits = {name: getattr(self.options, name) for name in of_agents}
+        run = AgentRun(instance, repository, sandbox, AgentBudget(**limits, system_prompt=self.options.asked_with))
+        self.going.add(run)
+        return run
+
+    def close(self) -> None:
+        """End what is still going."""
+        for run in self.going:
+            run.close()
+
+    def replied(self) -> None:
+        """Something moved, though no sample has ended."""
+        self.replies += 1
+        self.progress.update(len(self.done), f"{self.replies} completions")
 
     def temperature(self, asked: Asked) -> float:
         """0 means greedy."""
         return self.options.temperature if asked.mode == "sampled" else 0.0
 
-    def record(self, asked: Asked, attempt: SweAttempt) -> None:
+    def record(self, asked: Asked, attempt: SweAttempt | AgentRun) -> None:
         """Write one sample, unless it is there."""
-        if asked.key in self.done:
+        known = asked.key in self.done
+        if not isinstance(attempt, OracleEdit | EndToEnd):
+            self.going.discard(attempt)
+            if not known:
+                self._keep_trajectory(asked, attempt)
+        if known:
             return
         tokens = [reply.tokens for reply in attempt.replies]
         total = None if None in tokens else sum(token for token in tokens if token is not None)
         prediction = Prediction(asked.instance.id, attempt.patch, str(attempt.end), asked.mode, asked.index, total)
         completions = [reply.text for reply in attempt.replies]
-        append(self.path, [{**asdict(prediction), "seed": asked.seed, "completions": completions}])
+        row = {**asdict(prediction), "seed": asked.seed, "completions": completions}
+        append(self.folder / "samples.jsonl", [row])
         self.done[asked.key] = prediction
-        self.progress.update(len(self.done))
+        self.progress.update(len(self.done), f"{self.replies} completions")
+
+    def _keep_trajectory(self, asked: Asked, run: AgentRun) -> None:
+        path = self.folder / "trajectories" / f"{asked.instance.id}.{asked.mode}-{asked.index}.traj.json"
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, json.dumps(run.trajectory, indent=1) + "\n")
 
 
 def _ask_engine(engine: BatchEngine, plan: list[Asked], recorder: _Recorder) -> None:
@@ -247,6 +278,7 @@ def _ask_engine(engine: BatchEngine, plan: list[Asked], recorder: _Recorder) -> 
                 replies = engine.generate(prompts, seeds, recorder.temperature(batch[0]))
                 for (_, attempt), reply in zip(going, replies, strict=True):
                     attempt.take(reply)
+                    recorder.replied()
             for asked, attempt in attempts:
                 recorder.record(asked, attempt)
 
@@ -262,6 +294,7 @@ async def _ask_endpoint(endpoint: Endpoint, missing: list[Asked], recorder: _Rec
             seed = asked.seed + len(attempt.replies)
             reply = await endpoint.complete(prompt, seed, recorder.temperature(asked))
             await asyncio.to_thread(attempt.take, reply)
+            recorder.replied()
         recorder.record(asked, attempt)
 
     await ask_all(endpoint, missing, ask, concurrency)

@@ -15,7 +15,7 @@ from srl.evaluation.swe.edits import NotApplicable, apply_edits, parse_edits, un
 from srl.evaluation.swe.repository import Repository
 from srl.records import Message
 
-SweProtocolName = Literal["oracle", "end-to-end", "predictions"]
+SweProtocolName = Literal["oracle", "end-to-end", "agent", "predictions"]
 """`predictions`: patches that came from elsewhere."""
 
 CHARACTERS_PER_TOKEN = 3
@@ -60,7 +60,7 @@ class OracleEdit:
     patch: str = ""
 
     def __post_init__(self) -> None:
-        if _tokens(self.prompt) > self.max_input_tokens:
+        if prompt_tokens(self.prompt) > self.max_input_tokens:
             self.end = "prompt too long"
 
     @property
@@ -102,7 +102,7 @@ class EndToEnd:
 
     def __post_init__(self) -> None:
         self.listed = [path for path in self.repository.paths() if path.endswith(".py") and not TESTS.search(path)]
-        while self.listed and _tokens(self.prompt) > self.max_input_tokens:
+        while self.listed and prompt_tokens(self.prompt) > self.max_input_tokens:
             # The deepest go first: what lies near the top is what most issues are about.
             self.listed.sort(key=lambda path: (path.count("/"), path))
             self.listed = sorted(self.listed[: int(0.9 * len(self.listed))])
@@ -171,5 +171,6 @@ def _messages(system: str, user: str) -> tuple[Message, ...]:
     return turns if system else turns[1:]
 
 
-def _tokens(prompt: tuple[Message, ...]) -> int:
+def prompt_tokens(prompt: tuple[Message, ...]) -> int:
+    """The length of a prompt, measured before any tokenizer sees it."""
     return sum(len(message["content"]) for message in prompt) // CHARACTERS_PER_TOKEN

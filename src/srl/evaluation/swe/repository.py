@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +94,21 @@ def _patched(repository: Repository, patch: str) -> dict[str, bytes | None]:
             reason = ended.stderr.decode(errors="replace").strip()
             raise UserError(f"the patch that puts the bug in does not apply ({reason:.200}); is it the right commit?")
         return {name: Folder(Path(folder)).read(name) for name in names}
+
+
+def source_tree(repository: Repository, scratch: Path) -> Path:
+    """The whole tree as a folder, without the bug of a `WithBug`; a commit is written to the empty folder `scratch`."""
+    if isinstance(repository, WithBug):
+        return source_tree(repository.repository, scratch)
+    if isinstance(repository, Folder):
+        return repository.tree
+    assert isinstance(repository, Commit)
+    archive = subprocess.Popen(
+        ["git", "-C", str(repository.clone), "archive", repository.commit], stdout=subprocess.PIPE
+    )
+    with archive, tarfile.open(fileobj=archive.stdout, mode="r|") as files:
+        files.extractall(scratch, filter="data")
+    return scratch
 
 
 def find_repositories(instances: Sequence[Instance], folder: Path, clones: Path | None) -> dict[str, Repository]:

@@ -19,15 +19,15 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from srl.errors import UserError
-from srl.evaluation.swe.inside import Job
+from srl.evaluation.swe.inside import TESTBED, Job
 
 Walls = Literal["bubblewrap", "namespaces", "none"]
 NOT_ISOLATED = "the network, the files and the processes of this user, the memory of all processes together"
@@ -107,8 +107,48 @@ class Sandbox:
         Raises:
             RuntimeError: the walls could not be built, though they could before.
         """
+        reading, writing = os.pipe()
+        with (
+            open(reading, "rb", buffering=0) as report,
+            self.started(
+                command,
+                source,
+                writing,
+                patches=patches,
+                protected=protected,
+                environment=environment,
+                limits=limits,
+            ) as process,
+        ):
+            return _watch(process, report.fileno(), limits, isolated=self.walls != "none")
+
+    @contextmanager
+    def started(
+        self,
+        command: Sequence[str],
+        source: Path,
+        report: int,
+        *,
+        patches: Sequence[str] = (),
+        protected: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        limits: Limits = Limits(),
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """As `run`, for who watches the command by themselves: time, output and memory of all together are not limited.
+
+        Args:
+            command: As for `run`, like all others but one.
+            source: See there.
+            report: A descriptor of which the command gets a copy; closed here. The first line that comes back is a
+                JSON object whose `problem` says why a patch did not apply.
+            patches: See there.
+            protected: See there.
+            environment: See there.
+            limits: See there.
+
+        When the block is left, the command and all that it started have ended.
+        """
         with tempfile.TemporaryDirectory(prefix="srl-box-", ignore_cleanup_errors=True) as root:
-            reading, writing = os.pipe()
             try:
                 job = Job(
                     walls=self.walls,
@@ -117,13 +157,13 @@ class Sandbox:
                     protected=[path for path in protected if (source / path).exists()],
                     visible=_visible(),
                     patches=list(patches),
-                    command=[part.replace("{report}", str(writing)) for part in command],
+                    command=[part.replace("{report}", str(report)) for part in command],
                     environment={"PATH": "/usr/local/bin:/usr/bin:/bin", **(environment or {})},
                     cpu_seconds=limits.cpu_seconds,
                     memory_bytes=limits.memory_bytes,
                     processes=limits.processes,
                     disk_bytes=limits.disk_bytes,
-                    report_fd=writing,
+                    report_fd=report,
                 )
                 starter = [sys.executable, "-I", "-S", "-c", _inside()]
                 if self.walls == "bubblewrap":
@@ -135,14 +175,18 @@ class Sandbox:
                     stderr=subprocess.STDOUT,
                     env={"PATH": os.defpath},
                     cwd="/",
-                    pass_fds=(writing,),
+                    pass_fds=(report,),
                     start_new_session=True,
                 )
             finally:
-                os.close(writing)
-            with process, open(reading, "rb", buffering=0) as report:
+                os.close(report)
+            with process:
                 try:
-                    return _watch(process, report.fileno(), job, limits)
+                    assert process.stdin
+                    with suppress(BrokenPipeError):
+                        process.stdin.write(json.dumps(dataclasses.asdict(job)).encode())
+                        process.stdin.close()
+                    yield process
                 finally:
                     _kill(process, isolated=self.walls != "none")
 
@@ -228,7 +272,7 @@ def _bubblewrap(job: Job, source: Path) -> list[str]:
     for path in job.visible:
         link = os.path.islink(path)
         command += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
-    command += ["--dev", "/dev", "--proc", "/proc"]
+    command += ["--symlink", "/box/tree", TESTBED, "--dev", "/dev", "--proc", "/proc"]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--"]
 
 
@@ -237,15 +281,11 @@ def _bubblewrap_can_disable_namespaces() -> bool:
     return b"--disable-userns" in subprocess.run(["bwrap", "--help"], capture_output=True, check=False).stdout
 
 
-def _watch(process: subprocess.Popen[bytes], report_fd: int, job: Job, limits: Limits) -> Finished:
-    """Feed the job, collect what comes back, and end the process at a limit."""
-    assert process.stdin
+def _watch(process: subprocess.Popen[bytes], report_fd: int, limits: Limits, *, isolated: bool) -> Finished:
+    """Collect what comes back, and end the process at a limit."""
     assert process.stdout
     output_fd = process.stdout.fileno()
     collected = {output_fd: bytearray(), report_fd: bytearray()}
-    with suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(dataclasses.asdict(job)).encode())
-        process.stdin.close()
     end: Literal["exit", "time", "memory", "output"] = "exit"
     deadline = time.monotonic() + limits.seconds
     with selectors.DefaultSelector() as selector:
@@ -271,7 +311,7 @@ def _watch(process: subprocess.Popen[bytes], report_fd: int, job: Job, limits: L
     if end == "exit":
         # Both pipes are closed, so nothing is left inside but, at most, a process that let go of them.
         end = "exit" if _ends_before(deadline, process.pid) else "time"
-    _kill(process, isolated=job.walls != "none")
+    _kill(process, isolated=isolated)
     output, report = bytes(collected[output_fd][: limits.output_bytes]), bytes(collected[report_fd])
     first, _, report = report.partition(b"\n")
     try:

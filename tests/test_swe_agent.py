@@ -1,0 +1,206 @@
+"""The agent setting: mini-swe-agent, the sandbox and a model's server together; one format with training."""
+
+import json
+import re
+import threading
+
+import pytest
+from chat_server import completion, serving
+from hostile import BUGGY, FIXED, INSTANCE, SOURCES, diff, write_package
+
+from srl.data.formats import mini_swe_agent
+from srl.data.prepare import StepOptions, prepare
+from srl.data.sources import Source
+from srl.errors import UserError
+from srl.evaluation.config import read_config
+from srl.evaluation.swe.instances import instance_row
+from srl.evaluation.swe.options import PredictOptions
+from srl.evaluation.swe.predict import predict
+from srl.evaluation.swe.sandbox import Limits, find_sandbox
+from srl.evaluation.swe.score import score
+from srl.files import Row, write_jsonl
+
+FIX, DIFF = "sed -i 's/a - b/a + b/' calc.py", "git diff -- calc.py > patch.txt"
+SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && cat patch.txt"
+RIGHT = (FIX, DIFF, SUBMIT)
+
+
+def says(command, thought="I see."):
+    return f"<think>{thought}</think>\n```mswea_bash_command\n{command}\n```"
+
+
+@pytest.fixture
+def local(tmp_path):
+    """A folder of local instances, the same bug several times."""
+    folder = write_package(tmp_path)
+    row = instance_row(INSTANCE) | {"patch": diff(folder, "calc.py", FIXED)}
+    rows = [row | {"instance_id": f"calc__{n}", "problem_statement": f"Issue {n}."} for n in range(3)]
+    write_jsonl(folder / "instances.jsonl", rows)
+    return folder
+
+
+def scripted(answers, served=None):
+    """A server that gives every issue the same answers in order, and the last of them for ever."""
+    lock, asked = threading.Lock(), {}
+
+    def reply(request):
+        issue = re.search(r"Issue (\d)\.", request["messages"][-1]["content"])[1]
+        with lock:
+            number = asked.setdefault(issue, 0)
+            asked[issue] += 1
+            if served is not None:
+                served.append((issue, number, request["messages"]))
+        return completion(answers[min(number, len(answers) - 1)], tokens=10)
+
+    return reply
+
+
+def run(local, out, answers, served=None, limit=1, **options):
+    options = PredictOptions(protocol="agent", **options)
+    with serving(scripted(answers, served)) as server:
+        predict(server.url, local, out, options, model="tiny", limit=limit, concurrency=2)
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    return {sample["instance_id"]: sample for sample in samples}
+
+
+def trajectory(out, name="calc__0.greedy-0"):
+    return json.loads((out / "trajectories" / f"{name}.traj.json").read_text())
+
+
+def observed(out):
+    """What the environment answered to each command."""
+    return [message["content"] for message in trajectory(out)["messages"] if message["role"] == "user"][1:]
+
+
+def test_what_needs_the_package_says_so_by_its_extra(local, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "minisweagent", None)
+    with pytest.raises(UserError, match=r"it is not installed here; pip install 'supervised-rl\[agent\]'"):
+        predict("http://127.0.0.1:9/v1", local, tmp_path / "out", PredictOptions(protocol="agent"), model="tiny")
+    monkeypatch.undo()
+    (tmp_path / "site" / "minisweagent").mkdir(parents=True)
+    (tmp_path / "site" / "minisweagent" / "__init__.py").touch()
+    (tmp_path / "site" / "mini_swe_agent-1.17.5.dist-info").mkdir()
+    (tmp_path / "site" / "mini_swe_agent-1.17.5.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: mini-swe-agent\nVersion: 1.17.5\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(UserError, match=r"expected mini-swe-agent >=2.4,<2.5, found 1.17.5"):
+        predict("http://127.0.0.1:9/v1", local, tmp_path / "out", PredictOptions(protocol="agent"), model="tiny")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_blocks_are_talk_where_version_2_has_its_own():
+    talk = "It is in:\n```bash\nls\n```\n"
+    turns = [("system", "A shell."), ("user", "Issue."), ("assistant", talk + says("pwd")), ("user", "/")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    read = mini_swe_agent.read(Row("here", {"messages": messages}), "one")
+    assert [step.action for step in read.steps] == ["```mswea_bash_command\npwd\n```"]
+
+
+class TestWithThePackage:
+    @pytest.fixture(autouse=True)
+    def package(self, monkeypatch):
+        monkeypatch.setenv("MSWEA_SILENT_STARTUP", "1")
+        pytest.importorskip("minisweagent", reason="the extra `agent` is not installed")
+
+    @pytest.mark.slow
+    def test_an_agent_resolves_and_is_asked_as_srl_steps_asks(self, local, tmp_path):
+        out, served = tmp_path / "out", []
+        samples = run(local, out, list(map(says, ("ls", *RIGHT))), served, limit=3)
+        assert {(sample["end"], sample["tokens"]) for sample in samples.values()} == {("patch", 40)}
+        assert samples["calc__1"]["patch"].endswith("-    return a - b\n+    return a + b\n")
+        results = score(str(out), local, None, find_sandbox(), limits=Limits(seconds=60))
+        assert (results.columns[0].score, results.columns[0].problems) == (1.0, 3)
+        assert read_config(out / "evaluation.json").agent.startswith("mini-swe-agent 2.4")
+
+        prepare(Source(out / "trajectories"), tmp_path / "data", StepOptions(targets="all", hold_out=0))
+        rows = [json.loads(line) for line in (tmp_path / "data" / "train.steps.jsonl").read_text().splitlines()]
+        assert len(rows) == 12
+        asked = {(issue, number): messages for issue, number, messages in served}
+        for row in rows:
+            issue = re.search(r"Issue (\d)\.", row["prompt"][-1]["content"])[1]
+            assert row["prompt"] == asked[issue, row["step_index"] - 1]
+            assert row["thought"] == "I see."
+            assert says(("ls", *RIGHT)[row["step_index"] - 1]).endswith(row["expert_action"])
+        assert "[1 earlier step left out]" in asked["0", 3][-1]["content"]
+        assert "diff --git" not in "".join(observed(out))
+
+    def test_a_refusal_is_shown_once_and_stays_out_of_later_prompts(self, local, tmp_path):
+        out, served = tmp_path / "out", []
+        twice = f"{says('ls')}\n{says('pwd', 'Or where?')}"
+        samples = run(local, out, ["What?", twice, *map(says, RIGHT)], served)
+        assert samples["calc__0"]["end"] == "patch"
+        prompts = [messages[-1]["content"] for _, _, messages in served]
+        assert prompts[1].startswith(prompts[0])
+        assert "found 0 actions" in prompts[1]
+        assert "found 2 actions" in prompts[2]
+        assert "Format error" not in prompts[3]
+        extras = [message.get("extra", {}) for message in trajectory(out)["messages"]]
+        refused = [extra["model_response"] for extra in extras if "model_response" in extra]
+        assert refused == ["What?", twice]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("answers", "options", "end"),
+        [
+            ([says("ls")], {"max_steps": 4}, "step limit"),
+            ([says("ls")], {"max_agent_tokens": 25}, "token limit"),
+            ([says("ls")], {"max_input_tokens": 100}, "prompt too long"),
+            (["I do not know."], {}, "no command in 3 answers"),
+            ([says("kill -9 $PPID")], {}, "ended its own sandbox"),
+            ([says("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT")], {}, "submitted nothing"),
+        ],
+    )
+    def test_what_comes_to_no_patch_has_a_reason(self, local, tmp_path, answers, options, end):
+        samples = run(local, tmp_path / "out", answers, **options)
+        assert (samples["calc__0"]["end"], samples["calc__0"]["patch"]) == (end, "")
+        assert trajectory(tmp_path / "out")["info"]["submission"] == ""
+
+    @pytest.mark.slow
+    def test_its_commands_run_in_the_sandbox(self, local, tmp_path):
+        secret, out = tmp_path / "secret", tmp_path / "out"
+        secret.write_text("hush")
+        commands = [
+            f"cat {secret}; echo x > {secret}; touch {local}/x; rm -rf {local}",
+            "yes",
+            "sleep 60",
+            "(setsid sleep 71 > /dev/null 2>&1 &); echo left; sleep 0.1",
+            "pgrep -f 'sleep 7[1]' || echo nothing runs",
+            *RIGHT,
+        ]
+        samples = run(local, out, list(map(says, commands)), command_seconds=1)
+        assert samples["calc__0"]["end"] == "patch"
+        first, flood, endless, daemon, after, *_ = observed(out)
+        assert "No such file or directory" in first
+        assert "hush" not in json.dumps(trajectory(out))
+        assert secret.read_text() == "hush"
+        assert (local / SOURCES / "calc-1" / "calc.py").read_text() == BUGGY
+        assert "ended at the limit of what it may print" in flood
+        assert len(flood) < 12_000
+        assert "ended at the limit of 1 seconds" in endless
+        assert "left" in daemon
+        assert "nothing runs" in after
+
+    @pytest.mark.slow
+    def test_a_server_that_dies_midway_loses_no_instance_that_has_ended(self, local, tmp_path, monkeypatch):
+        monkeypatch.setattr("srl.engines.endpoint.FIRST_WAIT_SECONDS", 0.0)
+        out, options, served = tmp_path / "out", PredictOptions(protocol="agent"), []
+        working = scripted(list(map(says, RIGHT)), served)
+        with serving(lambda request: working(request) if len(served) < 5 else 503) as server:
+            with pytest.raises(UserError, match=r"failed 6 times.*--resume"):
+                predict(server.url, local, out, options, model="tiny", concurrency=1)
+            assert [path.name for path in (out / "trajectories").iterdir()] == ["calc__0.greedy-0.traj.json"]
+            served.clear()
+            server.reply = scripted(list(map(says, RIGHT)), served)
+            predict(server.url, local, out, options, model="tiny", resume=True)
+        assert sorted((issue, number) for issue, number, _ in served) == [(i, n) for i in "12" for n in range(3)]
+        assert len((out / "predictions.jsonl").read_text().splitlines()) == 3
+
+    @pytest.mark.slow
+    def test_a_model_in_this_process_is_driven_too(self, local, tmp_path):
+        out = tmp_path / "out"
+        options = PredictOptions(protocol="agent", max_tokens=4, batch_size=2, samples=1, max_steps=2)
+        predict("tiny-base", local, out, options, limit=2)
+        samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+        assert [(sample["end"], len(sample["completions"])) for sample in samples] == [("step limit", 2)] * 2
+        assert len(list((out / "trajectories").iterdir())) == 2
