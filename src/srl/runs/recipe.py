@@ -207,6 +207,16 @@ class Checkpoints(_Table):
     save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep: the newest and the best.")
 
 
+class Plan(_Table):
+    """What `srl plan` takes for granted; all but the length of completions only while data or model are not there."""
+
+    model: str = Field("", description="The Hub id of a model of the same size, where the recipe's is still to come.")
+    rows: int = Field(0, ge=0, description="To train on.")
+    prompt_tokens: int = Field(0, ge=0, description="Tokens of a prompt; of the stage sft, with its target.")
+    common_tokens: int = Field(0, ge=0, description="How many of them all steps of a trajectory begin with.")
+    completion_tokens: int = Field(256, ge=1, description="Of a completion, thought included.")
+
+
 class Recipe(_Table):
     """One training run. The same file with another `stage` and `output_dir` continues where it ended."""
 
@@ -226,6 +236,7 @@ class Recipe(_Table):
     verl: dict[str, Any] = Field(
         default={}, description="Further options of verl, by its own names (docs/verl.md); for `--engine verl` only."
     )
+    plan: Plan = Plan()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
