@@ -185,8 +185,10 @@ class Reward(_Table):
 class Sft(_Table):
     """Supervised fine-tuning, for the stage sft."""
 
-    target: Literal["steps", "solution", "trajectory"] = Field(
-        "steps", description="One row per step, per written solution, or per whole run of an agent, turn by turn."
+    target: Literal["steps", "solution", "reasoning", "trajectory"] = Field(
+        "steps",
+        description="One row per step; per written solution, without or with the reasoning before it; or per whole "
+        "run of an agent, turn by turn.",
     )
     rows_per_step: int = Field(64, ge=1, description="Rows per batch, over all processes.")
 
