@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from srl.errors import UserError
 from srl.runs.table_flag import TABLE_FLAG
-from srl.runs.toml import from_toml, own_or_given
+from srl.runs.toml import changed, from_values, own_or_given, parsed
 
 
 class _Table(BaseModel):
@@ -219,6 +220,10 @@ class Plan(_Table):
     completion_tokens: int = Field(256, ge=1, description="Of a completion, thought included.")
 
 
+MAX_EXTENDED = 5
+"""One recipe after another."""
+
+
 class Recipe(_Table):
     """One training run. The same file with another `stage` and `output_dir` continues where it ended."""
 
@@ -272,11 +277,30 @@ class Recipe(_Table):
 def read_recipe(path: Path) -> Recipe:
     """Read a TOML recipe; a bare name such as `math-7b-srl` means a recipe that comes with srl.
 
+    `extends = "NAME"` takes all of another recipe, a file beside this one or one of srl's own, and changes its tables
+    key by key.
+
     Raises:
         UserError: no such file or name, broken TOML, a misspelt key (with a suggestion), a wrong value.
     """
-    text = own_or_given(path, resources.files("srl") / "builtin" / "recipes", "recipe")
-    return from_toml(Recipe, text, str(path))
+    return from_values(Recipe, _values(path, ()), str(path))
+
+
+def _values(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    """What a recipe says, with what the recipes say that it extends; `extending` led here."""
+    if len(extending) > MAX_EXTENDED:
+        raise UserError(f"{extending[0]}: extends more than {MAX_EXTENDED} recipes, one after another, or itself")
+    try:
+        text = own_or_given(path, resources.files("srl") / "builtin" / "recipes", "recipe")
+    except UserError as error:
+        raise UserError(f"{extending[-1]}: extends {error}" if extending else str(error)) from None
+    values = parsed(text, str(path))
+    if (other := values.pop("extends", None)) is None:
+        return values
+    if not isinstance(other, str):
+        raise UserError(f"{path}: `extends`: expected the name of a recipe, found {other!r:.100}")
+    beside = path.parent / other
+    return changed(_values(beside if beside.is_file() else Path(other), (*extending, path)), values)
 
 
 def recipe_toml(recipe: Recipe) -> str:
