@@ -11,7 +11,8 @@ from srl.errors import UserError
 from srl.runs.recipe import Data, Model, Optim, Recipe, Rollout
 from srl.training.attend import attended
 from srl.training.checkpoints import reading
-from srl.training.forecast import Machine, first_step
+from srl.training.first_step import first_step
+from srl.training.forecast import Machine
 from srl.training.out_of_memory import remedy
 
 

@@ -10,7 +10,7 @@ from srl.errors import UserError
 from srl.runs.folder import resolve_model
 from srl.runs.model import max_positions
 from srl.runs.recipe import Data, Model, Recipe, Rollout
-from srl.training.forecast import first_step
+from srl.training.first_step import first_step
 from srl.training.policy import load_policy, lora
 from srl.training.rows import load_rows
 

@@ -67,6 +67,42 @@ def test_what_cannot_work_is_refused(tmp_path, section, message):
         read_recipe(tmp_path / "r.toml")
 
 
+def test_a_recipe_extends_another(tmp_path):
+    """Its own keys count, table by table; the file beside it comes before one of srl's own of that name."""
+    (tmp_path / "parent.toml").write_text(
+        'extends = "math-7b-srl"\nseed = 7\n[rollout]\nprompts_per_step = 64\n[trl]\nfsdp_config = {}\n'
+    )
+    (tmp_path / "child.toml").write_text(
+        'extends = "parent.toml"\noutput_dir = "runs/child"\n[rollout]\nnum_generations = 4\n'
+    )
+    child, own = read_recipe(tmp_path / "child.toml"), read_recipe(Path("math-7b-srl"))
+    assert (child.seed, child.output_dir) == (7, Path("runs/child"))
+    assert (child.rollout.prompts_per_step, child.rollout.num_generations) == (64, 4)
+    assert child.rollout.max_completion_length == own.rollout.max_completion_length
+    assert (child.model, child.optim) == (own.model, own.optim)
+    assert child.trl == own.trl | {"fsdp_config": {}}
+    (tmp_path / "child.toml").write_text(recipe_toml(child))  # as a run folder has it: all in one
+    assert read_recipe(tmp_path / "child.toml") == child
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [
+        ('"r.toml"', "r.toml: extends more than 5 recipes, one after another, or itself"),
+        ('"math-7b-sr"', "r.toml: extends math-7b-sr: no such recipe file; or one of srl's own: "),
+        ("3", "`extends`: expected the name of a recipe, found 3"),
+        ('"broken.toml"', "broken.toml: not valid TOML"),
+        ('"math-7b-srl"\n[rolout]\nnum_generations = 4', "r.toml: unknown key `rolout`; did you mean `rollout`?"),
+    ],
+)
+def test_a_recipe_that_extends_none_is_one_line(tmp_path, extends, message):
+    (tmp_path / "broken.toml").write_text("a = ")
+    (tmp_path / "r.toml").write_text(f"extends = {extends}\n")
+    with pytest.raises(UserError, match=re.escape(message)) as found:
+        read_recipe(tmp_path / "r.toml")
+    assert "\n" not in str(found.value)
+
+
 LISTS_AND_TABLES = """
 reward_weights = [1.0]
 report_to = ["tensorboard"]

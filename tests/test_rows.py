@@ -6,7 +6,10 @@ import json
 import pytest
 
 from srl.chat.tokenizer import load_chat, read_chat
+from srl.data.prepare import StepOptions, prepare
+from srl.data.sources import Source
 from srl.errors import UserError
+from srl.files import write_jsonl
 from srl.runs.recipe import Data, Model, Recipe, Sft
 from srl.training.rows import load_rows
 
@@ -145,3 +148,34 @@ def test_solutions_with_special_tokens_are_left_out(tmp_path, chat):
     rows = [{"trajectory_id": "t", "prompt": prompt, "answer": "4", "solution": text} for text in ("4", "4<|im_end|>")]
     (tmp_path / "train.problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert len(load_rows(recipe(tmp_path, stage="sft", target="solution"), "train", chat)) == 1
+
+
+def test_sft_on_reasoning_and_solution_or_on_the_solution_alone(tmp_path, chat, capsys):
+    """Rows as s1K-1.1 has them, through `srl steps`; problems that lack what is learned are left out."""
+    attempt = "1. **Add**: 2 + 2 = 4\n2. **Say it**: \\boxed{4}"
+    thought = {"deepseek_thinking_trajectory": "Well, two and two."}
+    given = [
+        {"question": "2 + 2?", "deepseek_attempt": attempt, "solution": "4", **thought},
+        {"question": "2 + 2 again?", "deepseek_attempt": attempt, "solution": "4"},
+        {"question": "1 + 3?", "deepseek_attempt": "Not sure.", "solution": "4"},
+    ]
+    write_jsonl(tmp_path / "s1k.jsonl", given)
+    prepare(Source(tmp_path / "s1k.jsonl"), tmp_path / "out", StepOptions(hold_out=0, answer_system_prompt=""))
+
+    def learned(target):
+        rows = load_rows(recipe(tmp_path / "out", stage="sft", target=target), "train", chat)
+        return [
+            chat.text([token for token, mask in zip(row["input_ids"], row["completion_mask"], strict=True) if mask])
+            for row in rows
+        ]
+
+    solution = attempt.replace("\n", "\n\n")
+    assert learned("solution") == [solution] * 2
+    assert learned("reasoning") == [f"<think>Well, two and two.</think>\n{solution}"]
+    assert "problems have no reasoning before a written solution and are left out" in capsys.readouterr().out
+    (tmp_path / "out/train.problems.jsonl").write_text(
+        json.dumps({"trajectory_id": "t", "prompt": [{"role": "user", "content": "What?"}], "answer": "4"}) + "\n"
+    )
+    for target in ("solution", "reasoning"):  # the last is a folder that an earlier version wrote
+        with pytest.raises(UserError, match=rf'none of 1 problems has .*sft.target = "{target}"'):
+            learned(target)

@@ -96,4 +96,6 @@ class Problem:
     """The known final answer."""
     solution: str | None = None
     """A whole solution by an expert, where there is one."""
+    thought: str | None = None
+    """What the expert thought before all of it (a reasoning model's trace), where that is known: for SFT only."""
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -18,15 +18,16 @@ class Plan:
     """
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    completion_tokens: int = 256
-    """Assumed length of a completion, thought included."""
+    completion_tokens: int | None = None
+    """Assumed length of a completion, thought included. Default: plan.completion_tokens of the recipe."""
     gpu: str | None = None
     """A type of GPU: A100, H100, H200, B200, L4, L40S, RTX3090, RTX4090. Default: this machine's CPU."""
     gpus: int = 1
     """How many of them."""
 
     def run(self) -> None:
-        """Print the table."""
-        from srl.training.forecast import print_forecast
+        """Print the tables."""
+        from srl.training.plan import print_plan
 
-        print_forecast(self.recipe, self.completion_tokens, self.gpu, self.gpus)
+        length = self.completion_tokens or self.recipe.plan.completion_tokens
+        print_plan(self.recipe, length, self.gpu, self.gpus)

@@ -27,7 +27,13 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "next_title": str,
         "thought": str,
     },
-    "problems": {"trajectory_id": str, "prompt": [{"role": str, "content": str}], "answer": str, "solution": str},
+    "problems": {
+        "trajectory_id": str,
+        "prompt": [{"role": str, "content": str}],
+        "answer": str,
+        "solution": str,
+        "thought": str,
+    },
     "trajectories": {
         "trajectory_id": str,
         "prompt": [{"role": str, "content": str}],

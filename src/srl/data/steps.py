@@ -117,7 +117,14 @@ def whole_problem(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PRO
         prompt=answer_prompt(trajectory.problem, system_prompt),
         answer=trajectory.answer,
         solution=full_solution(trajectory) or None,
+        thought=_opening_thought(trajectory),
     )
+
+
+def _opening_thought(trajectory: Trajectory) -> str | None:
+    """The thought before the whole solution; None if there are further ones, which belong to their steps."""
+    thoughts = [step.thought for step in trajectory.steps if step.thought]
+    return thoughts[0] if len(thoughts) == 1 and trajectory.steps[0].thought else None
 
 
 def continuations(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PROMPT) -> Iterator[Problem]:

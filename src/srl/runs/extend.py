@@ -17,7 +17,7 @@ def raised_limits(before: Recipe, now: Recipe) -> list[str]:
     Raises:
         UserError: they differ in anything else, or a limit is lowered.
     """
-    ours, theirs = now.model_dump(), before.model_dump()
+    ours, theirs = (recipe.model_dump(exclude={"plan"}) for recipe in (now, before))
     found = []
     for name, unlimited in LIMITS.items():
         old, new = theirs["optim"].pop(name), ours["optim"].pop(name)

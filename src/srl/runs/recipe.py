@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from srl.errors import UserError
 from srl.runs.table_flag import TABLE_FLAG
-from srl.runs.toml import from_toml, own_or_given
+from srl.runs.toml import changed, from_values, own_or_given, parsed
 
 
 class _Table(BaseModel):
@@ -185,8 +186,10 @@ class Reward(_Table):
 class Sft(_Table):
     """Supervised fine-tuning, for the stage sft."""
 
-    target: Literal["steps", "solution", "trajectory"] = Field(
-        "steps", description="One row per step, per written solution, or per whole run of an agent, turn by turn."
+    target: Literal["steps", "solution", "reasoning", "trajectory"] = Field(
+        "steps",
+        description="One row per step; per written solution, without or with the reasoning before it; or per whole "
+        "run of an agent, turn by turn.",
     )
     rows_per_step: int = Field(64, ge=1, description="Rows per batch, over all processes.")
 
@@ -205,6 +208,20 @@ class Checkpoints(_Table):
 
     save_steps: int = Field(0, ge=0, description="Steps between checkpoints. 0 means as often as validation.")
     save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep: the newest and the best.")
+
+
+class Plan(_Table):
+    """What `srl plan` takes for granted; all but the length of completions only while data or model are not there."""
+
+    model: str = Field("", description="The Hub id of a model of the same size, where the recipe's is still to come.")
+    rows: int = Field(0, ge=0, description="To train on.")
+    prompt_tokens: int = Field(0, ge=0, description="Tokens of a prompt; of the stage sft, with its target.")
+    common_tokens: int = Field(0, ge=0, description="How many of them all steps of a trajectory begin with.")
+    completion_tokens: int = Field(256, ge=1, description="Of a completion, thought included.")
+
+
+MAX_EXTENDED = 5
+"""One recipe after another."""
 
 
 class Recipe(_Table):
@@ -226,6 +243,7 @@ class Recipe(_Table):
     verl: dict[str, Any] = Field(
         default={}, description="Further options of verl, by its own names (docs/verl.md); for `--engine verl` only."
     )
+    plan: Plan = Plan()
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -259,11 +277,30 @@ class Recipe(_Table):
 def read_recipe(path: Path) -> Recipe:
     """Read a TOML recipe; a bare name such as `math-7b-srl` means a recipe that comes with srl.
 
+    `extends = "NAME"` takes all of another recipe, a file beside this one or one of srl's own, and changes its tables
+    key by key.
+
     Raises:
         UserError: no such file or name, broken TOML, a misspelt key (with a suggestion), a wrong value.
     """
-    text = own_or_given(path, resources.files("srl") / "builtin" / "recipes", "recipe")
-    return from_toml(Recipe, text, str(path))
+    return from_values(Recipe, _values(path, ()), str(path))
+
+
+def _values(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    """What a recipe says, with what the recipes say that it extends; `extending` led here."""
+    if len(extending) > MAX_EXTENDED:
+        raise UserError(f"{extending[0]}: extends more than {MAX_EXTENDED} recipes, one after another, or itself")
+    try:
+        text = own_or_given(path, resources.files("srl") / "builtin" / "recipes", "recipe")
+    except UserError as error:
+        raise UserError(f"{extending[-1]}: extends {error}" if extending else str(error)) from None
+    values = parsed(text, str(path))
+    if (other := values.pop("extends", None)) is None:
+        return values
+    if not isinstance(other, str):
+        raise UserError(f"{path}: `extends`: expected the name of a recipe, found {other!r:.100}")
+    beside = path.parent / other
+    return changed(_values(beside if beside.is_file() else Path(other), (*extending, path)), values)
 
 
 def recipe_toml(recipe: Recipe) -> str:

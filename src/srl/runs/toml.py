@@ -50,6 +50,15 @@ def from_toml(model: type[Read], text: str, name: str) -> Read:
     Raises:
         UserError: broken TOML, an unknown key (with the one that was meant), a missing key, a wrong value.
     """
+    return from_values(model, parsed(text, name), name)
+
+
+def parsed(text: str, name: str) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        UserError: broken TOML, or such as nobody writes.
+    """
     if LONG_KEY.search(text):
         raise UserError(f"{name}: a key of over {MAX_TOML_DEPTH} parts; no recipe or experiment needs that")
     try:
@@ -62,7 +71,20 @@ def from_toml(model: type[Read], text: str, name: str) -> Read:
         raise UserError(f"{name}: not valid TOML: {str(error).split(';')[0]}") from None
     if _is_deeper(values, MAX_TOML_DEPTH):
         raise UserError(f"{name}: tables nested more than {MAX_TOML_DEPTH} deep; no recipe or experiment needs that")
-    return from_values(model, values, name)
+    return values
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Values with changes: a table is changed key by key, what stands in it is replaced.
+
+    >>> changed({"seed": 1, "optim": {"a": 1, "b": {"c": 2}}}, {"optim": {"b": {"d": 3}}})
+    {'seed': 1, 'optim': {'a': 1, 'b': {'d': 3}}}
+    """
+    merged = dict(values)
+    for key, change in changes.items():
+        before = merged.get(key)
+        merged[key] = before | change if isinstance(before, dict) and isinstance(change, dict) else change
+    return merged
 
 
 def from_values(model: type[Read], values: dict[str, Any], name: str) -> Read:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from srl.engines.protocols import Manner
 from srl.runs.recipe import Recipe, read_recipe
-from srl.runs.toml import from_toml, from_values, own_or_given, suggest
+from srl.runs.toml import changed, from_toml, from_values, own_or_given, suggest
 
 Chain = tuple[str, ...]
 """The names of stages; none: the base itself."""
@@ -74,16 +74,10 @@ class Stage(_Table):
         Raises:
             UserError: no such recipe, or changes that it cannot take.
         """
-        values: dict[str, Any] = read_recipe(self.recipe).model_dump(mode="json")
+        values = read_recipe(self.recipe).model_dump(mode="json")
         places = {"model": {"model_name_or_path": model}, "data": {"path": str(data)}}
         decided = {"output_dir": str(out), "seed": seed, "optim": {"learning_rate": learning_rate}, **places}
-        for changes in (self.changes, decided):  # a table is changed key by key
-            for key, change in changes.items():
-                before = values.get(key)
-                if isinstance(before, dict) and isinstance(change, dict):
-                    change = before | change
-                values[key] = change
-        return from_values(Recipe, values, name)
+        return from_values(Recipe, changed(changed(values, self.changes), decided), name)
 
 
 class Arm(_Table):

@@ -14,6 +14,7 @@ from srl.errors import UserError
 from srl.evaluation.benchmarks import load_benchmark
 from srl.files import Row, read_rows
 from srl.runs.folder import resolve_model
+from srl.runs.recipe import read_recipe, recipe_toml
 from srl.study.experiment import Experiment, Problems
 from srl.training.asked import system_prompt
 
@@ -83,7 +84,9 @@ def check_material(experiment: Experiment) -> dict[str, str]:
     """
     resolve_model(experiment.base)
     digests = {
-        str(stage.recipe): _digest(stage.recipe) for stage in experiment.stages.values() if stage.recipe.is_file()
+        str(stage.recipe): _digest_of_recipe(stage.recipe)
+        for stage in experiment.stages.values()
+        if stage.recipe.is_file()
     }
     if experiment.problems is None:
         return digests
@@ -128,6 +131,11 @@ def read_steps(path: Path) -> Iterator[Row]:
         if not {"prompt", "expert_action"} <= row.value.keys():
             raise UserError(f"{row.where}: expected a step of `srl steps` (`prompt`, `expert_action`)")
         yield row
+
+
+def _digest_of_recipe(path: Path) -> str:
+    """Of all that it says, with the recipes that it extends."""
+    return hashlib.sha256(recipe_toml(read_recipe(path)).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -11,6 +11,9 @@ KEPT = {"float32": (24, 8, 8, 16), "autocast": (26, 4, 4, 8), "bfloat16": (16, 4
 """Bytes that a layer keeps of a token for the backward pass: per number of the hidden state, the queries, the keys and
 the MLP. By what is computed in; autocast is float32 weights under bfloat16. `tests/test_memory.py` counts them."""
 
+VLLM_SHARE = 0.3
+"""TRL's default of `vllm_gpu_memory_utilization`."""
+
 LOGITS_TILE = 4096 * 32768
 """TRL's language-model head holds the logits of so many tokens and so many words at a time."""
 
@@ -29,35 +32,62 @@ class Memory(NamedTuple):
     """With the sum of the head's gradient."""
     cache: float
     """Keys and values of all rows that are sampled at once."""
+    vllm: float = 0.0
+    """vLLM's share of the device, with weights and keys of its own."""
 
     @property
     def training(self) -> float:
         """While a pass is computed."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.vllm
 
     @property
     def sampling(self) -> float:
         """Without gradients, which an optimizer step drops."""
-        return self.weights + self.optimizer + self.cache
+        return self.weights + self.optimizer + self.cache + self.vllm
 
 
 def memory(
-    recipe: Recipe, size: ModelSize, pass_tokens: int, sampled_tokens: int, *, on_gpu: bool, devices: int = 1
+    recipe: Recipe,
+    size: ModelSize,
+    pass_tokens: int,
+    sampled_tokens: int,
+    *,
+    on_gpu: bool,
+    devices: int = 1,
+    device_memory: float = 0.0,
 ) -> Memory:
-    """What one device holds: passes of so many unique tokens, and so many tokens, padding included, sampled at once."""
+    """What one device holds: passes of so many unique tokens, and so many tokens, padding included, sampled at once.
+
+    `device_memory` is what the device has, for vLLM's share.
+    """
     per_weight = 2 if recipe.model.dtype == "bfloat16" else 4
     computes_in = precision(recipe, on_gpu=on_gpu)
     shards = devices if recipe.trl.get("fsdp") else 1
     copies = 2 * size.matrix_weights if computes_in == "autocast" else 0
-    trained = adapter_weights(size, recipe.model.lora_r) if recipe.model.use_peft else size.weights
+    trained = trained_weights(recipe, size)
+    with_vllm = bool(device_memory and recipe.trl.get("use_vllm") and recipe.stage != "sft")
+    beside = recipe.trl.get("vllm_mode", "colocate") == "colocate"
+    share = recipe.trl.get("vllm_gpu_memory_utilization", VLLM_SHARE) if with_vllm and beside else 0.0
     return Memory(
         weights=(per_weight * size.weights + copies) / shards,
         gradients=per_weight * trained / shards,
         optimizer=2 * per_weight * trained / shards,
         activations=pass_tokens * activation_bytes(size, computes_in, checkpointing=checkpoints(recipe, on_gpu=on_gpu)),
         logits=logits_bytes(size, pass_tokens, computes_in, on_gpu=on_gpu),
-        cache=sampled_tokens * size.cache_numbers * (4 if computes_in == "float32" else 2),
+        cache=0.0 if with_vllm else sampled_tokens * size.cache_numbers * (4 if computes_in == "float32" else 2),
+        vllm=share * device_memory,
     )
+
+
+def disk(recipe: Recipe, size: ModelSize) -> float:
+    """Bytes of the run folder when it is largest: the checkpoints that are kept, one that is being written, the model.
+
+    Rollouts, which come on top, are a few bytes for each of their tokens.
+    """
+    per_weight = 2 if recipe.model.dtype == "bfloat16" else 4
+    a_checkpoint = 3 * per_weight * trained_weights(recipe, size)  # weights and AdamW's two moments
+    n_checkpoints = recipe.checkpoints.save_total_limit + 1 if recipe.save_steps else 0
+    return n_checkpoints * a_checkpoint + per_weight * size.weights
 
 
 def precision(recipe: Recipe, *, on_gpu: bool) -> str:
@@ -81,6 +111,11 @@ def logits_bytes(size: ModelSize, pass_tokens: int, computes_in: str, *, on_gpu:
     return (
         tile * (2 if on_gpu and computes_in != "float32" else 4 if on_gpu else 24) + 4 * size.vocabulary * size.hidden
     )
+
+
+def trained_weights(recipe: Recipe, size: ModelSize) -> int:
+    """All, or those of the adapters."""
+    return adapter_weights(size, recipe.model.lora_r) if recipe.model.use_peft else size.weights
 
 
 def adapter_weights(size: ModelSize, rank: int) -> int:

@@ -22,7 +22,12 @@ STAGES = {
     "rlvr": "reinforcement learning with verifiable rewards (RLVR): it is rewarded for right final answers",
     "sft": "supervised fine-tuning (SFT) on an expert's {target}",
 }
-TARGETS = {"steps": "single steps", "solution": "whole solutions", "trajectory": "whole trajectories"}
+TARGETS = {
+    "steps": "single steps",
+    "solution": "whole solutions",
+    "reasoning": "reasoning and solution",
+    "trajectory": "whole trajectories",
+}
 
 CITATION = """\
 ```bibtex

@@ -11,7 +11,8 @@ from accelerate import PartialState
 
 from srl.errors import UserError
 from srl.runs.recipe import Recipe
-from srl.training.forecast import Machine, first_step
+from srl.training.first_step import first_step
+from srl.training.forecast import Machine
 from srl.training.memory import Memory
 
 FREE = 0.9

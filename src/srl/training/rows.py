@@ -66,8 +66,10 @@ def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = No
     elif recipe.stage == "sft":
         if split == "train" and recipe.row_kind == "steps":
             say_if_thoughts_are_missing(rows, path)
+        if recipe.row_kind == "problems":
+            rows = _with_solution(rows, recipe.sft.target, path)
         others = [name for name in rows.column_names if name != "prompt"]
-        rows = rows.map(partial(_sft_row, chat), remove_columns=others)
+        rows = rows.map(partial(_sft_row, chat, recipe.sft.target), remove_columns=others)
         if positions and (longest := max(map(len, rows["input_ids"]))) > positions:
             line = list(map(len, rows["input_ids"])).index(longest) + 1
             raise UserError(f"{path}:{line}: {longest} tokens with its target, the model has {positions} positions")
@@ -75,14 +77,26 @@ def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = No
     return rows.select(range(min(limit, len(rows)))) if limit else rows
 
 
-def _sft_row(chat: Chat, row: dict[str, Any]) -> dict[str, Any]:
+def _sft_row(chat: Chat, target: str, row: dict[str, Any]) -> dict[str, Any]:
     """Tokens, and which of them are learned: TRL would render the target with the template, which may change it."""
-    completion = row["solution"] if "solution" in row else format_completion(row["thought"], row["expert_action"])
+    thought = None if target == "solution" else row["thought"]
+    completion = format_completion(thought, row["expert_action" if target == "steps" else "solution"])
     (prompt_ids,), target_ids = chat.prompt_ids([row["prompt"]]), chat.target_ids(completion)
     return {
         "input_ids": [*prompt_ids, *target_ids],
         "completion_mask": [0] * len(prompt_ids) + [1] * len(target_ids),
     }
+
+
+def _with_solution(rows: Dataset, target: str, path: Path) -> Dataset:
+    needed = ("solution", "thought") if target == "reasoning" else ("solution",)
+    kept = rows.filter(lambda row: all(row[name] for name in needed))
+    what = "reasoning before a written solution" if target == "reasoning" else "written solution"
+    if not kept:
+        raise UserError(f'{path}: none of {len(rows)} problems has a {what}, which sft.target = "{target}" trains on')
+    if len(kept) < len(rows):
+        print(f"{path}: {len(rows) - len(kept)} of {len(rows)} problems have no {what} and are left out")
+    return kept
 
 
 def _with_known_answer(rows: Dataset, path: Path) -> Dataset:
