@@ -118,6 +118,7 @@ def build_trainer(
         trainer = SRLTrainer(args=config, reward_funcs=rewards, chat=chat, **common)
         trainer.preflight = Preflight(recipe, chat)
         trainer.add_callback(trainer.preflight)
+        trainer.told = common["callbacks"][0].tell
     trainer.remove_callback(PrinterCallback)
     trainer.create_model_card = lambda **_: None  # with each checkpoint, TRL's own; ours lies in model/
     return trainer
