@@ -7,7 +7,6 @@ from srl.runs.recipe import Checkpoints, Data, Model, Recipe
 from srl.training import disk as disk_module
 from srl.training.disk import disk
 
-
 CHECKPOINTS = Checkpoints()
 
 
