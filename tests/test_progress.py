@@ -1,6 +1,7 @@
 """What is seen of long work, on a terminal and in a pipe."""
 
 import io
+import time
 from datetime import timedelta
 
 from srl.runs import progress
@@ -13,11 +14,12 @@ class Terminal(io.StringIO):
 
 
 def test_in_a_pipe_lines_come_now_and_then_and_at_the_end(monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     out = io.StringIO()
     with Progress("training", 40, stream=out) as shown:
         for step in range(1, 41):
+            now += 1.0
             shown.update(step, f"reward {step / 40:.2f}")
     lines = out.getvalue().splitlines()
     assert 3 < len(lines) < 40
@@ -38,6 +40,26 @@ def test_the_eta_follows_the_recent_speed(monkeypatch):
         now += 3.0
         shown.update(step)
     assert shown.remaining == timedelta(seconds=240)
+
+
+def test_while_nothing_happens_the_last_line_comes_again_and_the_eta_shrinks(monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_OF_SILENCE", 0.0)
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    with Progress("step", 3, stream=out) as shown:
+        now = 10.0
+        shown.update(1, "reward 0.50")
+        now = 14.0
+        deadline = time.time() + 20
+        while "(4 s)" not in out.getvalue() and time.time() < deadline:
+            time.sleep(0.05)
+        now = 60.0
+        assert shown.remaining == timedelta(seconds=10)  # of the last step, after the one that takes so long
+    assert "step 1/3  reward 0.50  0:00:16 left  (4 s)" in out.getvalue().splitlines()
+    n_lines = out.getvalue().count("\n")
+    time.sleep(1.2)
+    assert out.getvalue().count("\n") == n_lines  # its thread has ended
 
 
 def test_on_a_terminal_there_is_a_bar_and_lines_stay_above_it():

@@ -113,10 +113,18 @@ def rotate(run: Path, limit: int, best: str | None) -> None:
     whole = [path for path in checkpoints(run) if problem_with(path) is None]
     kept = [*whole[-1:], *(path for path in whole[:-1] if best and path.name == Path(best).name)]
     kept += [path for path in reversed(whole) if path not in kept][: max(0, limit - len(kept))]
-    for path in checkpoints(run):
-        if path not in kept:
-            retract_manifest(path)
-            shutil.rmtree(path, ignore_errors=True)
+    _delete([path for path in checkpoints(run) if path not in kept])
+
+
+def delete_all(run: Path) -> None:
+    """Of a run that has finished and will not be extended."""
+    _delete(checkpoints(run))
+
+
+def _delete(old: list[Path]) -> None:
+    for path in old:
+        retract_manifest(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def best_of(checkpoint: Path) -> Path | None:

@@ -196,7 +196,8 @@ def _extend(run: RunFolder, recipe: Recipe, raised: list[str]) -> None:
     if run.model:
         if run.last_checkpoint is None:
             raise UserError(
-                f"{run.path}: this run has finished and left no checkpoint to go on from (checkpoints.save_steps); "
+                f"{run.path}: this run has finished and left no checkpoint to go on from (checkpoints.save_steps, "
+                f"checkpoints.keep_when_finished); "
                 f"start a new run from it: model.model_name_or_path = {run.path}"
             )
         step = facts.get("finished_steps", "?")

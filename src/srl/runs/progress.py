@@ -6,7 +6,9 @@ import sys
 import time
 from collections import deque
 from datetime import timedelta
+from threading import Event, Thread
 from typing import TextIO
+from weakref import ReferenceType, ref
 
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
@@ -14,7 +16,9 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
 
-SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LINES, SECONDS_OF_SILENCE = 5.0, 8.0
+"""At least, while there is something new to say; at most, whether there is or not."""
+
 RECENT = 20
 """Updates from which the ETA is taken: it follows a change of speed."""
 
@@ -22,14 +26,17 @@ RECENT = 20
 class Progress:
     """Progress of one piece of work, from `done` to `total` in any unit; `total` None: not known.
 
-    Use it as a context manager. On a terminal there is a bar; elsewhere `update` prints a line every few seconds.
+    Use it as a context manager. On a terminal there is a bar; elsewhere `update` prints a line every few seconds, and
+    the last line comes again, with the time since, while nothing is updated.
     """
 
     def __init__(self, what: str, total: float | None, done: float = 0, stream: TextIO | None = None) -> None:
         self.what, self.total, self.done = what, total, done
         self.stream = stream or sys.stdout
         self._recent = deque([(time.monotonic(), float(done))], maxlen=RECENT)
-        self._last_line = time.monotonic()
+        self._last_line = self._last_update = time.monotonic()
+        self._text = ""
+        self._ended = Event()
         self._bar: Bar | None = None
 
     def __enter__(self) -> Progress:
@@ -39,9 +46,12 @@ class Progress:
             self._bar = Bar(*columns, console=Console(file=self.stream), expand=True)
             self._bar.start()
             self._bar.add_task("", total=self.total, completed=int(self.done), what=self.what, count=self._count)
+        else:
+            Thread(target=_break_silence, args=(ref(self), self._ended), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         if self._bar:
             self._bar.stop()
 
@@ -50,14 +60,19 @@ class Progress:
         moved = done != self.done
         if moved:
             self._recent.append((time.monotonic(), float(done)))
-        self.done, self.total = done, self.total if total is None else total
+        self.done, self.total, self._text = done, self.total if total is None else total, text
+        self._last_update = time.monotonic()
         if self._bar:
             task = self._bar.tasks[0].id
             self._bar.update(task, completed=done, total=self.total, description=text, count=self._count)
         elif (moved and done == self.total) or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            eta = "" if self.remaining is None or done == self.total else f"  {self.remaining} left"
-            self._print(f"{self.what} {self._count}  {text}".rstrip() + eta)
+            self._print(self._state)
+
+    def still_at_it(self) -> None:
+        """Say so, if nothing else has been said for a while."""
+        now = time.monotonic()
+        if now - self._last_line >= SECONDS_OF_SILENCE:
+            self._print(f"{self._state}  ({now - self._last_update:.0f} s)")
 
     def line(self, text: str) -> None:
         """A line that stays."""
@@ -68,18 +83,40 @@ class Progress:
 
     @property
     def remaining(self) -> timedelta | None:
-        """The time left at the recent speed; None while there is none to tell it from."""
+        """The time left at the recent speed; None while there is none to tell it from.
+
+        It shrinks while one piece is worked on, but not below the time of those that come after it.
+        """
         (start, before), (end, now) = self._recent[0], self._recent[-1]
         if self.total is None or now <= before:
             return None
-        return timedelta(seconds=round((end - start) / (now - before) * max(0.0, self.total - now)))
+        pieces = max(0.0, self.total - now)
+        of_this_piece = min(1.0, pieces, (time.monotonic() - end) / max(1e-9, (end - start) / (now - before)))
+        return timedelta(seconds=round((end - start) / (now - before) * (pieces - of_this_piece)))
 
     @property
     def _count(self) -> str:
         return f"{self.done:,.0f}" if self.total is None else f"{self.done:,.0f}/{self.total:,.0f}"
 
+    @property
+    def _state(self) -> str:
+        remaining = self.remaining
+        eta = "" if remaining is None or self.done == self.total else f"  {remaining} left"
+        return f"{self.what} {self._count}  {self._text}".rstrip() + eta
+
     def _print(self, text: str) -> None:
+        self._last_line = time.monotonic()
         print(text, file=self.stream, flush=True)
+
+
+def _break_silence(shown: ReferenceType[Progress], ended: Event) -> None:
+    """A thread's work; it does not keep alive what an error has left behind."""
+    while not ended.wait(1.0):
+        progress = shown()
+        if progress is None or progress.stream.closed:
+            return
+        progress.still_at_it()
+        del progress
 
 
 def _fixed(text: str) -> TextColumn:

@@ -208,6 +208,11 @@ class Checkpoints(_Table):
 
     save_steps: int = Field(0, ge=0, description="Steps between checkpoints. 0 means as often as validation.")
     save_total_limit: int = Field(2, ge=1, description="Checkpoints to keep: the newest and the best.")
+    keep_when_finished: bool = Field(
+        True,
+        description="Keep them when the run has finished, so that `--resume` can extend it. false: only model/ stays, "
+        "a fourth of the disk or less.",
+    )
 
 
 class Plan(_Table):

@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from srl.chat.tokenizer import Chat
 from srl.errors import UserError
-from srl.runs.checkpoints import step_of
+from srl.runs.checkpoints import delete_all, step_of
 from srl.runs.folder import RunFolder, evaluated, held_out, is_better
 from srl.runs.model import load_model
 from srl.runs.recipe import Recipe
@@ -104,6 +104,8 @@ def save_model(recipe: Recipe, trainer: Trainer, model_path: str, chat: Chat, pr
         write_model_card(recipe, written)
         written.rename(folder / "model")
         print(f"wrote {folder / 'model'}/{described(run, kept)}", flush=True)
+        if not recipe.checkpoints.keep_when_finished:
+            delete_all(folder)
     processes.wait_for_everyone()
     return folder / "model"
 

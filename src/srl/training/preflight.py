@@ -45,15 +45,33 @@ class Seen:
     n_truncated: int
 
     @property
+    def n_well_formed(self) -> int:
+        """How many of them are."""
+        return self.n - self.faults.total()
+
+    @property
     def well_formed(self) -> float:
         """The share of them that is."""
-        return 1 - self.faults.total() / self.n
+        return self.n_well_formed / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the share lies in 95% of all cases (Wilson)."""
+        from scipy.stats import binomtest
+
+        found = binomtest(self.n_well_formed, self.n).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
 
     @property
     def commonest(self) -> str:
         """The commonest fault, how often it was found, and an example."""
         ((fault, count),) = self.faults.most_common(1)
         return f"{fault} in {count} of {self.n}, such as {self.examples[fault]!r}"
+
+
+def begun(text: str) -> str:
+    """The beginning of a completion in one line, as an example."""
+    return " ".join(text.split())[:EXAMPLE_CHARACTERS]
 
 
 def fault_of(text: str, truncated: bool, stage: str) -> str | None:
@@ -101,8 +119,9 @@ class Preflight(TrainerCallback):
 
     def _seen(self, texts: list[str], rows: Sequence[dict[str, Any]], ids: list[list[int]]) -> Seen:
         faults = [fault_of(text, row["truncated"], self.recipe.stage) for text, row in zip(texts, rows, strict=True)]
-        begun = [" ".join(text.split())[:EXAMPLE_CHARACTERS] for text in texts]
-        found = gather_object(list(zip(faults, begun, map(len, ids), [row["truncated"] for row in rows], strict=True)))
+        found = gather_object(
+            list(zip(faults, map(begun, texts), map(len, ids), [row["truncated"] for row in rows], strict=True))
+        )
         faulty = [(fault, text) for fault, text, *_ in found if fault]
         return Seen(
             n=len(found),

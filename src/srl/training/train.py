@@ -33,6 +33,7 @@ from srl.training.attend import attended, check_launch
 from srl.training.callbacks import run_callbacks
 from srl.training.checkpoints import reading
 from srl.training.config import SRLConfig
+from srl.training.disk import check_disk
 from srl.training.options import fit_to_data, trainer_config, trainer_options
 from srl.training.policy import load_policy, lora, save_model
 from srl.training.preflight import Preflight
@@ -68,6 +69,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     config = trainer_config(recipe, options)
 
     model = load_policy(recipe, model_path, chat)
+    check_disk(recipe, model, evaluates=bool(eval_rows), is_main=processes.is_main_process)
 
     with attended(recipe, processes, resume=resume, overwrite=overwrite) as run:
         if processes.is_main_process:
@@ -118,6 +120,7 @@ def build_trainer(
         trainer = SRLTrainer(args=config, reward_funcs=rewards, chat=chat, **common)
         trainer.preflight = Preflight(recipe, chat)
         trainer.add_callback(trainer.preflight)
+        trainer.told = common["callbacks"][0].tell
     trainer.remove_callback(PrinterCallback)
     trainer.create_model_card = lambda **_: None  # with each checkpoint, TRL's own; ours lies in model/
     return trainer

@@ -27,7 +27,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ class SRLTrainer(ChatTrainer, SharedPrefixTrainer):
     _evaluated: RowMeans | None = None
     _table_is_written = False
     preflight: Preflight | None = None
+    told: Callable[[str], None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -127,6 +128,8 @@ class SRLTrainer(ChatTrainer, SharedPrefixTrainer):
         groups = self._sample_round(inputs + self._refill_rows(math.ceil(extra / n_processes)))
         n_kept, n_refills = self._count_informative(groups), 0
         while n_kept < n_wanted and n_refills < self.args.max_refills:
+            if self.told:
+                self.told(f"{n_kept} of {n_wanted} groups have signal, refill {n_refills + 1}")
             size = refill_size(n_wanted - n_kept, n_kept, len(groups) * n_processes, largest=n_wanted)
             groups += self._sample_round(self._refill_rows(math.ceil(size / n_processes)))
             n_kept, n_refills = self._count_informative(groups), n_refills + 1

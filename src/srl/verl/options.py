@@ -104,6 +104,7 @@ def _refuse_what_verl_lacks(recipe: Recipe) -> None:
         "rollout.step_order = 'trajectory'": rollout.step_order != "shuffle",
         "reward.expert_logprob_weight": recipe.reward.expert_logprob_weight,
         "reward.format_term = 'separate'": recipe.reward.format_term != "in_group",
+        "checkpoints.keep_when_finished = false": not recipe.checkpoints.keep_when_finished,
     }
     if missing := [what for what, asked in lacking.items() if asked]:
         raise UserError(f"the engine verl cannot do this: {missing[0]}; use the engine trl, or change the recipe")

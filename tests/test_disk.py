@@ -1,0 +1,64 @@
+"""What a run writes: said before it starts, and what stays when it has finished."""
+
+import pytest
+from command_line import assert_one_line, srl, write_recipe
+
+from srl.runs.recipe import Checkpoints, Data, Model, Recipe
+from srl.training import disk as disk_module
+from srl.training.disk import disk
+
+CHECKPOINTS = Checkpoints()
+
+
+@pytest.fixture
+def every_byte_counts(monkeypatch):
+    monkeypatch.setattr(disk_module, "SMALL", 0)
+
+
+def size_of(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_is_said_is_what_is_written_and_model_is_all_that_stays(
+    tiny_student, tiny_data, tmp_path, every_byte_counts
+):
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2)
+    kept = srl("train", recipe, "--validation.eval-steps", 1)
+    assert kept.returncode == 0, kept.stderr
+    n_weights = size_of(tiny_student / "model") // 4
+    needs = disk(Recipe(stage="srl", output_dir=tmp_path, model=Model(model_name_or_path=""), data=Data(path=tmp_path)),
+                 n_weights, 0, evaluates=True)  # fmt: skip
+    (checkpoint, *_) = (tmp_path / "r").glob("checkpoint-*")
+    assert size_of(checkpoint) == pytest.approx(needs.checkpoint, rel=0.5)  # files of a few kB count here
+    assert size_of(tmp_path / "r/model") == pytest.approx(needs.model, rel=0.5)
+    assert "and, at once, 2 checkpoint(s) of" in kept.stdout
+    only_model = ["--output-dir", tmp_path / "only", "--checkpoints.no-keep-when-finished"]
+    done = srl("train", recipe, *only_model, "--validation.eval-steps", 1)
+    assert "the checkpoints go when it has finished" in done.stdout
+    assert not list((tmp_path / "only").glob("checkpoint-*"))
+    assert (tmp_path / "only/model/config.json").is_file()
+    again = srl("train", recipe, *only_model, "--validation.eval-steps", 1, "--resume", "--optim.max-steps", 4)
+    assert_one_line(again, "left no checkpoint to go on from (checkpoints.save_steps, checkpoints.keep_when_finished)")
+
+
+def test_a_run_that_does_not_fit_the_disk_is_one_line_before_it_begins(
+    tiny_model, tiny_data, tmp_path, every_byte_counts, monkeypatch
+):
+    monkeypatch.setattr(disk_module, "free_bytes", lambda folder: 1e5)
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_model, data=tiny_data)
+    assert_one_line(srl("train", recipe), "0.0 GB are free; make room, choose another output_dir, or save less")
+    assert not (tmp_path / "r").exists()
+
+
+def test_adapters_and_bfloat16_write_less_and_a_higher_limit_more():
+    def needs(checkpoints=CHECKPOINTS, evaluates=True, **model):
+        recipe = Recipe(stage="srl", output_dir=".", data=Data(path="."), checkpoints=checkpoints,
+                        model=Model(model_name_or_path="", **model))  # fmt: skip
+        return disk(recipe, 1_000, 10, evaluates=evaluates)
+
+    assert needs() == (4_000, 12_000, 3)
+    assert needs(evaluates=False).checkpoints == 3
+    assert needs(Checkpoints(save_total_limit=1), evaluates=False).checkpoints == 2
+    assert needs(Checkpoints(save_total_limit=20)).peak == 4_000 + 21 * 12_000
+    assert needs(dtype="bfloat16").peak == needs().peak / 2
+    assert needs(use_peft=True) == (4_040, 120, 3)
