@@ -1,6 +1,6 @@
 """The same benchmarks and the same judge as a task of Inspect, for its engines and its viewer.
 
-    pip install 'srl[inspect]'
+    pip install 'supervised-rl[inspect]'
     inspect eval srl/benchmark -T name=aime24 --model vllm/NAME --epochs 32 --temperature 1.0
     inspect view
 
