@@ -199,7 +199,7 @@ def test_whole_solutions_are_sampled_and_the_right_ones_kept(few_data, tmp_path,
     right = [row for row in problems[:6] if max(judged[row["trajectory_id"]]["rewards"]) == 1]
     assert 0 < len(right) < 6
     assert lines(tmp_path / "own/train.problems.jsonl") == [
-        {**row, "solution": f"So \\boxed{{{row['answer']}}}"} for row in right
+        {**row, "solution": f"So \\boxed{{{row['answer']}}}", "thought": None} for row in right
     ]
     assert all(row in problems for row in lines(tmp_path / "kept/train.problems.jsonl"))
     recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tmp_path / "own", max_steps=1)

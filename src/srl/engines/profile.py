@@ -329,6 +329,6 @@ def _own(row: dict[str, Any], completions: list[Any] | None, rewards: list[float
     """The row with each different completion that earns 1 in place of the expert's."""
     right = dict.fromkeys(text for (text, _), reward in zip(completions or (), rewards, strict=True) if reward >= 1)
     if "expert_action" not in row:
-        return [{**row, "solution": text} for text in right]
+        return [{**row, "solution": text, "thought": None} for text in right]  # what it thought is in its text
     parsed = map(parse_completion, right)
     return [{**row, "thought": completion.thought, "expert_action": completion.action} for completion in parsed]

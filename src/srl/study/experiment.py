@@ -178,6 +178,6 @@ def read_experiment(path: Path) -> Experiment:
     experiment = from_toml(Experiment, text, str(path))
     for name, stage in experiment.stages.items():
         recipe = stage.as_recipe(f"{path}: stage {name}", model="", data=Path(), out=Path(), seed=0, learning_rate=1.0)
-        if stage.own_samples and (recipe.stage != "sft" or recipe.sft.target == "trajectory"):
+        if stage.own_samples and (recipe.stage != "sft" or recipe.sft.target not in ("steps", "solution")):
             raise UserError(f"{path}: stage {name}: own_samples is for SFT on steps or solutions")
     return experiment
