@@ -86,26 +86,26 @@ def write_student_data(path: Path, plan: Plan, seed: int) -> None:
     single = [instance for trajectory in steps for instance in trajectory]
     blocks = [rows[start : start + BATCH] for rows in (single, whole, rest) for start in range(0, len(rows), BATCH)]
     rng.shuffle(blocks)
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     write_jsonl(path / "train.steps.jsonl", (as_row(row) for block in blocks for row in block))
 
 
 def make_base(name: str, out: Path) -> None:
-    """Write the data of a base and train it."""
+    """Write the data of a base and train it, from the start if it was interrupted."""
     write_student_data(out / f"{name}-data", BASES[name], seed=1)
     values = read_recipe(Path("tiny-base")).model_dump(mode="json")
     values |= {"output_dir": str(out / name)}
     values["model"] |= {"model_name_or_path": "tiny-base"}
     values["data"] |= {"path": str(out / f"{name}-data")}
     values["optim"] |= {"learning_rate": LEARNING_RATE}
-    train(Recipe.model_validate(values))
+    train(Recipe.model_validate(values), overwrite=True)
 
 
 def main() -> None:
     """Make those that are not there."""
     out = Path(sys.argv[1])
     for name in sys.argv[2:] or BASES:
-        if not (out / name).exists():
+        if not (out / name / "model").is_dir():
             make_base(name, out)
 
 

@@ -59,7 +59,7 @@ def prepare_base(name: str, out: Path) -> None:
 def write_profiled_problems(folder: Path) -> None:
     """The problems by which bases are told apart."""
     if not (file := folder / "problems.toml").is_file():
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         problems = islice(distinct_problems(random.Random("problems"), OPERATIONS), PROFILED)
         write_jsonl(folder / "problems.jsonl", [{"problem": p, "answer": solve(p).answer} for p in problems])
         write_text(file, 'title = "problems by which bases are told apart"\nfile = "problems.jsonl"\n')
