@@ -10,7 +10,7 @@ from command_line import assert_one_line, srl, write_recipe
 
 from srl.data.folder import rows_file
 from srl.engines import profile as profiles
-from srl.engines.profile import Bounds, ProfileOptions, profile
+from srl.engines.profile import Bounds, NothingKept, ProfileOptions, profile
 from srl.errors import UserError
 from srl.rewards import StepReward
 from srl.runs.recipe import Reward
@@ -67,7 +67,7 @@ def test_kept_are_the_steps_with_spread_and_a_mean_below_the_bound(profiled, few
     for name in ("validation.steps", "train.problems", "validation.problems"):
         assert rows_file(out, name).read_bytes() == rows_file(few_data, name).read_bytes()
     facts = json.loads((out / "report.json").read_text())
-    assert facts["profile"]["bounds"] == {"min_std": 0.01, "max_mean": 1.0}
+    assert facts["profile"]["bounds"] == {"min_std": 0.01, "max_mean": 1.0, "own": False}
     assert facts["options"] == json.loads((few_data / "report.json").read_text())["options"]
 
 
@@ -152,3 +152,63 @@ def test_a_server_is_asked_too(few_data, tmp_path):
         outcomes = profile(few_data, server.url, tmp_path / "out", OPTIONS, Reward(), Bounds(), model="tiny")
     assert outcomes["kept"] == len(lines(tmp_path / "out" / "train.steps.jsonl")) > 0
     assert {len(line["completions"]) for line in lines(tmp_path / "out" / "samples.jsonl")} == {4}
+
+
+def test_the_models_own_right_steps_become_rows_for_sft(few_data, tmp_path):
+    rows = lines(few_data / "train.steps.jsonl")
+    expert = {row["prompt"][-1]["content"]: row["expert_action"] for row in rows}
+
+    def answer(request):
+        """One thought of two where it is right; every fourth completion is."""
+        right = expert[request["messages"][-1]["content"]]
+        seed = request["seed"]
+        return completion(f"<think>thought {seed % 2}</think>{right if seed % 4 < 2 else 'else'}")
+
+    out, options = tmp_path / "out", ProfileOptions(samples=8, max_completion_length=12)
+    with serving(answer) as server:
+        outcomes = profile(few_data, server.url, out, options, Reward(), Bounds(own=True), model="tiny")
+    sampled = {line["row"]: line["completions"] for line in lines(out / "samples.jsonl")}
+    expected = []
+    for index, row in enumerate(rows):
+        right = dict.fromkeys(text for text, _ in sampled[index] if not text.endswith("else"))
+        expected += [{**row, "thought": text[7:16]} for text in right]
+    assert lines(out / "train.steps.jsonl") == expected
+    assert 0 < outcomes["kept"] <= 30 < len(expected)
+    assert rows_file(out, "train.problems").read_bytes() == rows_file(few_data, "train.problems").read_bytes()
+
+
+def test_whole_solutions_are_sampled_and_the_right_ones_kept(few_data, tmp_path, tiny_student):
+    problems = lines(few_data / "train.problems.jsonl")[:6]
+    data = tmp_path / "data"
+    shutil.copytree(few_data, data)
+    problems.append({**problems[0], "trajectory_id": "open", "answer": None})  # nobody knows: it is not asked
+    (data / "train.problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
+    known = {row["prompt"][-1]["content"]: row["answer"] for row in problems[:6]}
+
+    def answer(request):
+        right = request["seed"] % 2 and known[request["messages"][-1]["content"]] != problems[5]["answer"]
+        told = known[request["messages"][-1]["content"]] if right else "12345678"
+        return completion(f"So \\boxed{{{told}}}")
+
+    options = ProfileOptions(rows="problems", samples=4, max_completion_length=12)
+    with serving(answer) as server:
+        profile(data, server.url, tmp_path / "own", options, Reward(), Bounds(own=True), model="tiny")
+        profile(data, server.url, tmp_path / "kept", options, Reward(), Bounds(), model="tiny")
+    judged = {line["trajectory_id"]: line for line in lines(tmp_path / "own/profile.jsonl")}
+    assert len(judged) == 6
+    right = [row for row in problems[:6] if max(judged[row["trajectory_id"]]["rewards"]) == 1]
+    assert 0 < len(right) < 6
+    assert lines(tmp_path / "own/train.problems.jsonl") == [
+        {**row, "solution": f"So \\boxed{{{row['answer']}}}", "thought": None} for row in right
+    ]
+    assert all(row in problems for row in lines(tmp_path / "kept/train.problems.jsonl"))
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tmp_path / "own", max_steps=1)
+    flags = ("--stage", "sft", "--sft.target", "solution", "--validation.eval-steps", "0", "--sft.rows-per-step", "2")
+    done = srl("train", recipe, *flags, "--optim.per-device-train-batch-size", "2")
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_right_is_its_own_error(few_data, tmp_path):
+    with serving(lambda request: completion("rubbish")) as server, pytest.raises(NothingKept, match="none of 30 steps"):
+        profile(few_data, server.url, tmp_path / "out", OPTIONS, Reward(), Bounds(own=True), model="tiny")
+    assert not (tmp_path / "out/train.steps.jsonl").exists()

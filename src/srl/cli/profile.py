@@ -14,7 +14,9 @@ from srl.runs.recipe import Reward
 
 @dataclass(frozen=True)
 class Profile:
-    """Sample each training step with the model that training starts from; keep those it can learn from (PivotRL)."""
+    """Sample each training step with the model that training starts from; keep those it can learn from (PivotRL).
+
+    Or sample whole solutions (--rows problems), or keep the model's own right completions for SFT (--own: RFT)."""
 
     data: tyro.conf.Positional[Path]
     """A folder that `srl steps` wrote."""

@@ -8,6 +8,9 @@
 A step whose rollouts all earn the same teaches GRPO nothing, and dynamic sampling pays for them in every epoch anew.
 PivotRL (arXiv 2603.21383) therefore profiles once, before training, and keeps what it calls pivots.
 
+The rows may be problems as well, sampled as whole solutions and rewarded as RLVR does. And what is kept may be the
+model's own completions, those that earn 1: SFT on them is rejection-sampling fine-tuning (RFT, arXiv 2308.01825).
+
 Rewards are worked out from samples.jsonl: another reward or other bounds need no new samples (--resume).
 """
 
@@ -25,8 +28,9 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
+from srl.chat.prompts import parse_completion
 from srl.data.folder import COLUMNS, rows_file
 from srl.engines.asking import append, ask_all, goes_on, read_journal
 from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
@@ -35,7 +39,8 @@ from srl.engines.protocols import Reply
 from srl.errors import UserError
 from srl.files import Row, RowWriter, locked, read_rows, write_text
 from srl.records import Message
-from srl.rewards import StepReward
+from srl.rewards import StepReward, answer_correctness
+from srl.rewards.answer_text import known_answer
 from srl.runs.folder import resolve_model
 from srl.runs.progress import Progress
 from srl.runs.recipe import Reward
@@ -44,12 +49,18 @@ RECORD, SAMPLES, PROFILE = "profile.json", "samples.jsonl", "profile.jsonl"
 TOO_LONG = "prompt too long"
 
 
+class NothingKept(UserError):
+    """The model has learned all of the rows already, or can learn from none."""
+
+
 @dataclass(frozen=True)
 class ProfileOptions:
     """How steps are sampled; as in the training that follows."""
 
+    rows: Literal["steps", "problems"] = "steps"
+    """What is sampled: single steps, or whole solutions of the problems whose answer is known."""
     samples: int = 8
-    """Completions per step."""
+    """Completions per row."""
     temperature: float = 1.0
     """Temperature of the samples."""
     max_completion_length: int = 2048
@@ -68,12 +79,15 @@ class ProfileOptions:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Which steps are kept."""
+    """What is kept."""
 
     min_std: float = 0.01
     """The deviation of a step's rewards must be above this, as `rollout.min_reward_std` wants it in training."""
     max_mean: float = 1.0
     """The mean of a step's rewards must be below this: 1 leaves out only what the model always gets right."""
+    own: bool = False
+    """Keep the model's own completions instead, all that earn 1, as rows for SFT (RFT): steps that equal the expert's,
+    solutions with the right answer. The other two bounds do not matter then."""
 
 
 def profile(
@@ -90,27 +104,30 @@ def profile(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Counter[str]:
-    """Sample the training steps of a data folder and write those to keep into `out`; how many of each outcome.
+    """Sample the training rows of a data folder and write those to keep into `out`; how many of each outcome.
 
     `source` is the model: a run folder, a model folder, a Hub id, or the URL of a server, where it is named `model`.
 
     Raises:
-        UserError: options, data, model or `out` are not as they must be; a server that fails; nothing to keep.
+        UserError: options, data, model or `out` are not as they must be; a server that fails.
+        NothingKept: there is nothing to write.
     """
     _check(options, reward)
     served = source.startswith(("http://", "https://"))
     if served != (model is not None):
         raise UserError("--served-as names the model of a server: --model http://localhost:8000/v1 --served-as NAME")
     path = source if served else resolve_model(source)
-    steps = rows_file(data, "train.steps")
+    file = rows_file(data, f"train.{options.rows}")
     if out.resolve() == data.resolve():
         raise UserError(f"{out}: --out must be another folder than the data")
-    rows = list(read_rows(steps)) if steps.stat().st_size else []
+    rows = list(read_rows(file)) if file.stat().st_size else []
+    if options.rows == "problems":
+        rows = [row for row in rows if known_answer(row.value["answer"]) is not None]
     if not rows:
-        raise UserError(f"{steps}: no steps to profile")
+        raise UserError(f"{file}: no {options.rows} to profile" + " with a known answer" * (options.rows == "problems"))
     config = {
         **asdict(options),
-        "data": hashlib.sha256(steps.read_bytes()).hexdigest(),
+        "data": hashlib.sha256(file.read_bytes()).hexdigest(),
         "model": model or source,
         "weights": None if served else weights_digest(path),
         "engine": Endpoint.name if served else engine_name(options.engine),
@@ -120,8 +137,8 @@ def profile(
         done: dict[int, dict[str, Any]] = {}
         if goes_on(out / RECORD, config, resume=resume, overwrite=overwrite):
             done = {line["row"]: line for line in read_journal(out / SAMPLES, repair=True)}
-            print(f"{len(done)} of {len(rows)} steps are sampled already")
-        with Progress("steps", len(rows), len(done)) as progress:
+            print(f"{len(done)} of {len(rows)} {options.rows} are sampled already")
+        with Progress(options.rows, len(rows), len(done)) as progress:
             record = _Record(out / SAMPLES, done, progress)
             if served:
                 endpoint = Endpoint(path, str(model), options.max_completion_length, request_seconds)
@@ -129,7 +146,7 @@ def profile(
                 asyncio.run(_ask_endpoint(endpoint, rows, missing, options, record, concurrency))
             elif len(done) < len(rows):
                 _ask_engine(path, config, rows, options, record)
-        return _write(data, out, rows, done, reward, bounds)
+        return _write(data, out, rows, done, options.rows, reward, bounds)
 
 
 def _check(options: ProfileOptions, reward: Reward) -> None:
@@ -222,58 +239,96 @@ def _prompt(row: Row) -> tuple[Message, ...]:
 
 
 def _write(
-    data: Path, out: Path, rows: Sequence[Row], done: dict[int, dict[str, Any]], reward: Reward, bounds: Bounds
+    data: Path,
+    out: Path,
+    rows: Sequence[Row],
+    done: dict[int, dict[str, Any]],
+    kind: Literal["steps", "problems"],
+    reward: Reward,
+    bounds: Bounds,
 ) -> Counter[str]:
-    """Judge the samples, write the data folder, and print the outcomes; the kept steps come last, in one move."""
-    target = out / rows_file(data, "train.steps").name
+    """Judge the samples, write the data folder, and print the outcomes; the kept rows come last, in one move."""
+    target = out / rows_file(data, f"train.{kind}").name
     target.unlink(missing_ok=True)  # of other bounds
-    judge = StepReward(reward)
+    judge = _judge_of(kind, reward)
     lines = [_judged(judge, row.value, done[index]["completions"], bounds) for index, row in enumerate(rows)]
     outcomes = Counter(line["left_out"] or "kept" for line in lines)
     malformed = [share for line in lines if (share := line["malformed"]) is not None]
-    facts = {"reward": reward.model_dump(), "bounds": asdict(bounds), "steps": len(rows), "outcomes": dict(outcomes)}
+    facts = {"reward": reward.model_dump(), "bounds": asdict(bounds), kind: len(rows), "outcomes": dict(outcomes)}
     write_text(out / PROFILE, "".join(json.dumps(line) + "\n" for line in lines))
-    for name in (f"{split}.{kind}" for split in ("train", "validation") for kind in COLUMNS):
-        for path in data.glob(f"{name}.*") if name != "train.steps" else ():
+    for name in (f"{split}.{other}" for split in ("train", "validation") for other in COLUMNS):
+        for path in data.glob(f"{name}.*") if name != f"train.{kind}" else ():
             shutil.copyfile(path, out / path.name)
     report = json.loads((data / "report.json").read_text()) if (data / "report.json").is_file() else {}
     write_text(out / "report.json", json.dumps({**report, "profile": facts}, indent=2) + "\n")
-    print(f"{len(rows)} steps, kept {outcomes['kept']} ({outcomes['kept'] / len(rows):.1%})")
+    print(f"{len(rows)} {kind}, kept {outcomes['kept']} ({outcomes['kept'] / len(rows):.1%})")
     for reason, count in outcomes.most_common():
         if reason != "kept":
             print(f"  {count:8d}  left out: {reason}")
     if malformed:
-        print(f"malformed completions: {statistics.mean(malformed):.1%}; rewards of each step: {out / PROFILE}")
+        print(f"malformed completions: {statistics.mean(malformed):.1%}; rewards of each row: {out / PROFILE}")
     if not outcomes["kept"]:
-        raise UserError(
-            f"{out}: none of {len(rows)} steps can be kept; {PROFILE} has their rewards (if all are −1, the model does "
-            "not write <think>: train it by SFT first, or set --open-thought)"
+        raise NothingKept(
+            f"{out}: none of {len(rows)} {kind} can be kept; {PROFILE} has their rewards (if all are −1, the model "
+            "does not write <think>: train it by SFT first, or set --open-thought)"
         )
+    n_written = 0
     half = target.with_name(f".{target.stem}.half{target.suffix}")
-    with RowWriter(half, COLUMNS["steps"]) as file:
-        for row, line in zip(rows, lines, strict=True):
-            if not line["left_out"]:
-                file.write(row.value)
+    with RowWriter(half, COLUMNS[kind]) as file:
+        for index, (row, line) in enumerate(zip(rows, lines, strict=True)):
+            completions = done[index]["completions"]
+            kept = _own(row.value, completions, line["rewards"]) if bounds.own else [row.value]
+            for each in kept if not line["left_out"] else ():
+                file.write(each)
+                n_written += 1
     os.replace(half, target)
+    print(f"{n_written} rows with the model's own completions\n" * bounds.own, end="")
     print(f"wrote {out}/; next: srl train RECIPE --data.path {out}")
     return outcomes
 
 
-def _judged(judge: StepReward, row: dict[str, Any], completions: list[Any] | None, bounds: Bounds) -> dict[str, Any]:
-    """The line of one step in profile.jsonl."""
-    step = {"trajectory_id": row["trajectory_id"], "step_index": row["step_index"]}
+Judge = Callable[[dict[str, Any], list[str], list[bool]], tuple[list[float | None], float]]
+"""(a row, its completions, which were cut off) -> (their rewards, the share that is malformed)."""
+
+
+def _judge_of(kind: Literal["steps", "problems"], reward: Reward) -> Judge:
+    """SRL's reward for steps, RLVR's for whole solutions."""
+    step_reward = StepReward(reward)
+
+    def judge_steps(row: dict[str, Any], texts: list[str], cut: list[bool]) -> tuple[list[float | None], float]:
+        experts = [row["expert_action"]] * len(texts)
+        penalties = step_reward.format_penalty(texts, experts, truncated=cut)
+        rewards = step_reward(texts, experts, prompts=[row["prompt"]] * len(texts), truncated=cut)
+        return rewards, -statistics.fmean(penalties)
+
+    def judge_solutions(row: dict[str, Any], texts: list[str], cut: list[bool]) -> tuple[list[float | None], float]:
+        return answer_correctness(texts, [row["answer"]] * len(texts), truncated=cut), statistics.fmean(cut)
+
+    return judge_steps if kind == "steps" else judge_solutions
+
+
+def _judged(judge: Judge, row: dict[str, Any], completions: list[Any] | None, bounds: Bounds) -> dict[str, Any]:
+    """The line of one row in profile.jsonl."""
+    name: dict[str, Any] = {key: row[key] for key in ("trajectory_id", "step_index") if key in row}
     if completions is None:
-        return {**step, "rewards": None, "mean": None, "std": None, "malformed": None, "left_out": TOO_LONG}
-    n = len(completions)
-    texts, truncated = [text for text, _ in completions], [cut for _, cut in completions]
-    rewards = judge(texts, [row["expert_action"]] * n, prompts=[row["prompt"]] * n, truncated=truncated)
-    penalties = judge.format_penalty(texts, [row["expert_action"]] * n, truncated=truncated)
+        return {**name, "rewards": None, "mean": None, "std": None, "malformed": None, "left_out": TOO_LONG}
+    rewards, malformed = judge(row, [text for text, _ in completions], [cut for _, cut in completions])
     earned = [value for value in rewards if value is not None]
     mean, std = statistics.fmean(earned), statistics.pstdev(earned)
     left_out = None
-    if std <= bounds.min_std:
+    if bounds.own:
+        left_out = None if max(earned) >= 1 else "nothing right: none of its completions earns 1"
+    elif std <= bounds.min_std:
         left_out = "no spread: all its completions earn the same"
     elif mean >= bounds.max_mean:
         left_out = "too easy: its mean is not below --max-mean"
-    malformed = -statistics.fmean(penalties)
-    return {**step, "rewards": earned, "mean": mean, "std": std, "malformed": malformed, "left_out": left_out}
+    return {**name, "rewards": earned, "mean": mean, "std": std, "malformed": malformed, "left_out": left_out}
+
+
+def _own(row: dict[str, Any], completions: list[Any] | None, rewards: list[float]) -> list[dict[str, Any]]:
+    """The row with each different completion that earns 1 in place of the expert's."""
+    right = dict.fromkeys(text for (text, _), reward in zip(completions or (), rewards, strict=True) if reward >= 1)
+    if "expert_action" not in row:
+        return [{**row, "solution": text, "thought": None} for text in right]  # what it thought is in its text
+    parsed = map(parse_completion, right)
+    return [{**row, "thought": completion.thought, "expert_action": completion.action} for completion in parsed]

@@ -20,9 +20,6 @@ from srl.records import Step, Trajectory
 from srl.study.experiment import Domain
 from srl.study.tiny import random_problem, solve, thinking_aloud
 
-SPENT = 1000
-"""The first problems of the stream served to find budgets and sizes; they are asked no more."""
-
 OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", keep_wrong=True)
 """The tiny model knows one task only and needs no instructions; validation problems are apart. The expert is never
 wrong, and a check that runs out of time on a busy machine must not change what a seed trains on."""
@@ -34,7 +31,7 @@ def write_problems(folder: Path, domain: Domain) -> None:
     validation.toml, test.toml   benchmarks of `srl evaluate`
     test.steps.jsonl             the expert's steps on the test problems
     """
-    fresh = islice(distinct_problems(random.Random("problems"), domain.operations), SPENT, None)
+    fresh = islice(distinct_problems(random.Random("problems"), domain.operations), domain.first_problem, None)
     for name, count in (("validation", domain.validation_problems), ("test", domain.test_problems)):
         experts = [solve(next(fresh)) for _ in range(count)]
         if not (folder / f"{name}.toml").is_file():

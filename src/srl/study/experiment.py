@@ -14,6 +14,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from srl.engines.protocols import Manner
+from srl.errors import UserError
 from srl.runs.recipe import Recipe, read_recipe
 from srl.runs.toml import changed, from_toml, from_values, own_or_given, suggest
 
@@ -38,6 +39,12 @@ class Domain(_Table):
     expert_problems: int = Field(ge=1, description="That all arms train on.")
     validation_problems: int = Field(ge=1, description="They choose learning rate and checkpoint.")
     test_problems: int = Field(ge=1, description="Asked once.")
+    first_problem: int = Field(
+        1000,
+        ge=1000,
+        description="Where in the domain's stream of problems those that are asked begin. The first 1,000 served to "
+        "find budgets and sizes; `tiny-base` was trained on none of the first 2,000.",
+    )
 
 
 class Problems(_Table):
@@ -57,6 +64,12 @@ class Stage(_Table):
     recipe: Path = Field(description="A recipe file, or one of srl's own.")
     data: str = Field(description="A name of the table [data]; with a [domain] one of those that it writes.")
     learning_rates: tuple[float, ...] = Field(min_length=1, description="To choose from on validation problems.")
+    own_samples: int = Field(
+        0,
+        ge=0,
+        description="RFT: so many completions per row by the model that the stage starts from; SFT on those that are "
+        "right (`srl profile --own`).",
+    )
     changes: dict[str, Any] = Field({}, description="Tables of the recipe to overwrite, as they stand there.")
 
     def sets_what_the_experiment_decides(self) -> str | None:
@@ -128,6 +141,8 @@ class Experiment(_Table):
             raise ValueError("expected the tables [data] and [problems], or [domain] in place of both")
         names = list(self.data or DOMAIN_DATA)
         for name, stage in self.stages.items():
+            if stage.own_samples == 1:
+                raise ValueError(f"stage {name}: expected own_samples of 2 or more, or none")
             if stage.data not in names:
                 raise ValueError(f"stage {name}: no data `{stage.data}`{suggest(stage.data, names)}")
             if key := stage.sets_what_the_experiment_decides():
@@ -162,5 +177,7 @@ def read_experiment(path: Path) -> Experiment:
     text = own_or_given(path, resources.files("srl") / "builtin" / "experiments", "experiment")
     experiment = from_toml(Experiment, text, str(path))
     for name, stage in experiment.stages.items():
-        stage.as_recipe(f"{path}: stage {name}", model="", data=Path(), out=Path(), seed=0, learning_rate=1.0)
+        recipe = stage.as_recipe(f"{path}: stage {name}", model="", data=Path(), out=Path(), seed=0, learning_rate=1.0)
+        if stage.own_samples and (recipe.stage != "sft" or recipe.sft.target not in ("steps", "solution")):
+            raise UserError(f"{path}: stage {name}: own_samples is for SFT on steps or solutions")
     return experiment

@@ -5,7 +5,8 @@ OUT/problems/             of the tiny domain: validation and test problems, as a
 OUT/base/                 the test of the model that all arms start from
 OUT/seed-K/data/          of the tiny domain: what this seed trains on
 OUT/seed-K/CHAIN/         run/ as `srl train` leaves it, with the checkpoint that was chosen; validation/;
-                          test-answer-T1/, test-stepwise/ (`srl evaluate`); done.json: what the table needs
+                          test-answer-T1/, test-stepwise/ (`srl evaluate`); done.json: what the table needs;
+                          own/, of RFT: the model's own completions as `srl profile` leaves them
 OUT/tuning/CHAIN@RATE/    the same with a seed of its own, without test: only to choose learning rates
 """
 
@@ -18,14 +19,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from srl.data.folder import rows_file
 from srl.engines.protocols import ProtocolName
-from srl.files import new_folder, write_text
+from srl.files import new_folder, read_rows, write_text
 from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.recipe import Recipe
 from srl.study.domain import read_problems, write_data
-from srl.study.experiment import Chain, Experiment
+from srl.study.experiment import Chain, Experiment, Stage
 from srl.study.material import data_folder, problems_of
 
 TUNING_SEED = 1_000
@@ -150,15 +152,18 @@ class TrainingJob:
         rate = self.tuned or self.group.learning_rate(self.chain)
         with _log(self.folder):
             cpu = time.process_time()
-            train(self.recipe(before["model"], rate))
+            recipe = self.recipe(before["model"], rate)
+            sampled, has_rows = self._sample_own(recipe) if self._stage.own_samples else (0, True)
+            if has_rows:
+                train(recipe)
             cpu = time.process_time() - cpu
-            model, solved = self._choose_checkpoint()
+            model, solved = self._choose_checkpoint() if has_rows else self._as_before(before["model"])
             done = {
                 "model": str(model),
                 "learning_rate": rate,
                 "validation": max(solved.values()),
                 "checkpoints": solved,
-                "tokens": before["tokens"] + _tokens(self.folder / "run"),
+                "tokens": before["tokens"] + sampled + (_tokens(self.folder / "run") if has_rows else 0),
                 "cpu_seconds": cpu + before["cpu_seconds"] * (len(self.chain) > 1),
             }
             if self.tuned is None and self.group.experiment.is_arm(self.chain):
@@ -168,15 +173,53 @@ class TrainingJob:
 
     def recipe(self, model: str, learning_rate: float) -> Recipe:
         """What to train, from `model`."""
-        stage = self.group.experiment.stages[self.chain[-1]]
-        return stage.as_recipe(
+        own = self.folder / "own" if self._stage.own_samples else None
+        return self._stage.as_recipe(
             self.name,
             model=model,
-            data=data_folder(self.group.experiment, stage.data, self.group.folder),
+            data=own or data_folder(self.group.experiment, self._stage.data, self.group.folder),
             out=self.folder / "run",
             seed=self.group.training_seed,
             learning_rate=learning_rate,
         )
+
+    @property
+    def _stage(self) -> Stage:
+        return self.group.experiment.stages[self.chain[-1]]
+
+    def _sample_own(self, recipe: Recipe) -> tuple[int, bool]:
+        """Write the data of RFT; how many tokens were sampled, prompts included, and whether any was right."""
+        from srl.chat.tokenizer import load_chat
+        from srl.engines.profile import SAMPLES, Bounds, NothingKept, ProfileOptions, profile
+
+        experiment, data = self.group.experiment, recipe.data.path
+        kind: Literal["steps", "problems"] = "steps" if recipe.sft.target == "steps" else "problems"
+        options = ProfileOptions(
+            rows=kind,
+            samples=self._stage.own_samples,
+            max_completion_length=experiment.max_step_tokens if kind == "steps" else experiment.max_tokens,
+            seed=recipe.seed,
+            engine="transformers",
+            batch_size=experiment.batch_size,
+        )
+        source = data_folder(experiment, self._stage.data, self.group.folder)
+        has_rows = True
+        try:
+            profile(source, recipe.model.model_name_or_path, data, options, recipe.reward, Bounds(own=True))
+        except NothingKept as error:
+            print(error)
+            has_rows = False
+        chat = load_chat(resolve_model(recipe.model.model_name_or_path))
+        prompts = [row.value["prompt"] for row in read_rows(rows_file(source, f"train.{kind}"))]
+        n_prompts = sum(map(len, chat.prompt_ids(prompts))) * options.samples
+        said = (text for line in read_rows(data / SAMPLES) for text, _ in line.value["completions"] or ())
+        return n_prompts + sum(len(chat.target_ids(text)) for text in said), has_rows
+
+    def _as_before(self, model: str) -> tuple[Path, dict[str, float]]:
+        """The model that the stage starts from, where it has nothing to learn from."""
+        problems = problems_of(self.group.experiment, self.group.out).validation
+        solved = _evaluate(self.group.experiment, model, self.folder / "validation/start", problems, "answer")
+        return Path(model), {"start": solved}
 
     def _choose_checkpoint(self) -> tuple[Path, dict[str, float]]:
         """The checkpoint that solves most validation problems, the earliest of equals; the others are deleted.

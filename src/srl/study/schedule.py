@@ -33,17 +33,21 @@ def run_experiment(path: Path, out: Path, *, n_seeds: int, n_jobs: int | None, o
     n_jobs = n_jobs or (n_cores if experiment.domain else 1)
     with locked(out):
         open_experiment(experiment, out, overwrite=overwrite)
-        jobs = plan_jobs(experiment, out, n_seeds)
-        for group in {job.group.name: job.group for job in jobs.values() if isinstance(job, TrainingJob)}.values():
-            group.prepare()
         if experiment.domain:
             os.environ["OMP_NUM_THREADS"] = "1"  # the tiny model gains nothing from threads; processes lose by them
         else:
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // n_jobs)))
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(n_jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
-            _work(pool, jobs, n_jobs)
+        run_jobs(plan_jobs(experiment, out, n_seeds), n_jobs)
     return experiment
+
+
+def run_jobs(jobs: Mapping[Path, Job], n_jobs: int) -> None:
+    """Do what is not yet done of these jobs, by their folders, in this order and `n_jobs` at a time."""
+    for group in {job.group.folder: job.group for job in jobs.values() if isinstance(job, TrainingJob)}.values():
+        group.prepare()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
+        _work(pool, jobs, n_jobs)
 
 
 def plan_jobs(experiment: Experiment, out: Path, n_seeds: int) -> dict[Path, Job]:

@@ -1,0 +1,194 @@
+"""The map: every method from every base, at equal tokens, against how often the base is right.
+
+    python experiments/2026-11-26-when-srl-pays/run.py runs/when-srl-pays --seeds 3 --jobs 2
+
+Makes the bases (make_bases.py), asks each for eight samples of 300 problems (its pass@8), and runs the arms of map.toml
+from each: one seed of all bases after another, and within a seed arm after arm, so that what there is when it is
+interrupted is a map already. The same command goes on. Writes results.json, table.md and map.svg from what has ended.
+
+OUT/bases/NAME/        run folders of the bases
+OUT/pass-at-8/NAME/    `srl evaluate` of each
+OUT/NAME/              an experiment folder each, as `srl experiment` leaves it
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from make_bases import BASES, OPERATIONS, SOLVE, make_base
+
+from srl.engines.protocols import Manner
+from srl.evaluation.config import EvaluationOptions
+from srl.evaluation.evaluate import evaluate
+from srl.evaluation.results import interval, percent, read_results
+from srl.evaluation.statistics import mean_score
+from srl.files import write_jsonl, write_text
+from srl.study.domain import distinct_problems
+from srl.study.experiment import Experiment, read_experiment
+from srl.study.jobs import Job, SeedGroup
+from srl.study.material import asked_as_trained
+from srl.study.results import laid_out, write_experiment_results
+from srl.study.schedule import open_experiment, run_jobs
+from srl.study.tiny import solve
+
+HERE = Path(__file__).parent
+SAMPLES, PROFILED = 8, 300
+"""Of the domain's first 1,000 problems, which nothing else asks or trains on."""
+
+
+def prepare_base(name: str, out: Path) -> None:
+    """Make a base and find its pass@8, unless that is done."""
+    if not (model := out / "bases" / name / "model").is_dir():
+        make_base(name, out / "bases")
+    folder = out / "pass-at-8" / name
+    if not (folder / "results.json").is_file():
+        options = EvaluationOptions(samples=SAMPLES, max_tokens=140, engine="transformers", batch_size=240)
+        problems = str(out / "pass-at-8/problems.toml")
+        evaluate(str(model), folder, problems, options, manner=Manner("", SOLVE), overwrite=folder.exists())
+
+
+def write_profiled_problems(folder: Path) -> None:
+    """The problems by which bases are told apart."""
+    if not (file := folder / "problems.toml").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        problems = islice(distinct_problems(random.Random("problems"), OPERATIONS), PROFILED)
+        write_jsonl(folder / "problems.jsonl", [{"problem": p, "answer": solve(p).answer} for p in problems])
+        write_text(file, 'title = "problems by which bases are told apart"\nfile = "problems.jsonl"\n')
+
+
+def experiment_of(name: str, out: Path) -> Experiment:
+    """The experiment of map.toml from one base."""
+    model = out / "bases" / name / "model"
+    text = (HERE / "map.toml").read_text(encoding="utf-8").replace('"BASE"', json.dumps(str(model)))
+    write_text(file := out / f"{name}.toml", text)
+    return asked_as_trained(read_experiment(file))
+
+
+def plan(experiments: dict[str, Experiment], out: Path, n_seeds: int) -> dict[Path, Job]:
+    """All jobs in the order in which they make a map."""
+    jobs: dict[Path, Job] = {}
+
+    def add(job: Job) -> None:
+        for needed in job.needs:
+            add(needed)
+        jobs.setdefault(job.folder, job)
+
+    arms = next(iter(experiments.values())).arms
+    for seed in range(n_seeds):
+        for arm in arms:
+            for name, experiment in experiments.items():
+                for job in SeedGroup(experiment, out / name, seed).jobs(experiment.arms[arm].stages):
+                    add(job)
+    return jobs
+
+
+def collect(experiments: dict[str, Experiment], out: Path) -> dict[str, Any]:
+    """What every base can do and what every arm made of it; of whatever has ended."""
+    bases = {}
+    for name, experiment in experiments.items():
+        (column,) = read_results(out / "pass-at-8" / name).columns
+        solved = mean_score([float(share > 0) for share in column.scores])  # with as many samples as k it is that
+        bases[name] = {
+            "plan": BASES[name]._asdict(),
+            "sha256": hashlib.sha256((out / "bases" / name / "model/model.safetensors").read_bytes()).hexdigest(),
+            "pass_at_1": {"mean": column.score, "interval": column.interval},
+            "pass_at_8": {"mean": solved.value, "interval": [solved.low, solved.high]},
+            **{key: write_experiment_results(experiment, out / name)[key] for key in ("arms", "comparisons")},
+        }
+    return bases
+
+
+def table(bases: dict[str, Any]) -> str:
+    """A row per arm, a column per base: test problems solved greedily, in percent with intervals, and seeds."""
+    order = sorted(bases, key=lambda name: bases[name]["pass_at_8"]["mean"])
+    heads = [f"{name}, pass@8 {percent(bases[name]['pass_at_8']['mean'])}" for name in order]
+    titles = {key: arm["title"] for name in order for key, arm in bases[name]["arms"].items()}
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for column in ("greedy", "stepwise"):
+        for key, title in titles.items():
+            cells = (_cell(bases[name]["arms"].get(key), column) for name in order)
+            lines.append(f"| {title}, {column} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(arm: dict[str, Any] | None, column: str) -> str:
+    if arm is None:
+        return "not run"
+    return f"{percent(arm[column]['mean'])} {interval(arm[column]['interval'])}, {arm['seeds']}"
+
+
+def draw(bases: dict[str, Any], path: Path) -> None:
+    """Test problems solved greedily against the base's pass@8, a line per arm with its intervals."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "srl"  # the same results give the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    ordered = sorted(bases.values(), key=lambda base: base["pass_at_8"]["mean"])
+    arms = {key: arm["title"] for base in ordered for key, arm in base["arms"].items()}
+    for place, (key, title) in enumerate(arms.items()):
+        there = [base for base in ordered if key in base["arms"]]
+        # Side by side, so that intervals can be told apart.
+        x = [100 * max(base["pass_at_8"]["mean"], 0.002) * 1.03 ** (place - len(arms) / 2) for base in there]
+        found = [base["arms"][key]["greedy"] for base in there]
+        y = [100 * one["mean"] for one in found]
+        errors = [
+            [100 * (one["mean"] - one["interval"][0]) for one in found],
+            [100 * (one["interval"][1] - one["mean"]) for one in found],
+        ]
+        color, line = ("grey", "--") if key == "base" else (f"C{place}", "-")
+        axes.errorbar(x, y, yerr=errors, marker="o", color=color, linestyle=line, capsize=2, markersize=4, label=title)
+    axes.set_xscale("log")
+    axes.set_xticks([0.2, 0.5, 1, 2, 5, 10, 20, 40], ["≤ 0.2", "0.5", "1", "2", "5", "10", "20", "40"])
+    axes.minorticks_off()
+    axes.set_xlabel("problems that the base solves in eight samples (%)")
+    axes.set_ylabel("test problems solved greedily after training (%)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Run what is missing, and write what there is."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("out", type=Path)
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--jobs", type=int, default=2)
+    arguments.add_argument("--bases", nargs="+", default=[*BASES], help="only these")
+    arguments.add_argument("--collect", action="store_true", help="run nothing")
+    given = arguments.parse_args()
+    out: Path = given.out
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if not given.collect:
+        write_profiled_problems(out / "pass-at-8")
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(given.jobs, mp_context=spawn) as pool:
+            list(pool.map(prepare_base, given.bases, [out] * len(given.bases)))
+    experiments = {name: experiment_of(name, out) for name in given.bases}
+    for name, experiment in experiments.items():
+        open_experiment(experiment, out / name)
+    if not given.collect:
+        run_jobs(plan(experiments, out, given.seeds), given.jobs)
+    bases = collect(experiments, out)
+    write_text(out / "results.json", laid_out({"bases": bases}, depth=4) + "\n")
+    write_text(out / "table.md", table(bases))
+    draw(bases, out / "map.svg")
+    print(table(bases))
+
+
+if __name__ == "__main__":
+    main()
