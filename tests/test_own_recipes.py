@@ -57,6 +57,7 @@ DIFFER = {  # a recipe and the one that it is compared with -> all in which they
         "rollout.max_completion_length",
     },
     ("math-7b-rlvr", "math-7b-srl"): {"stage", "rollout.prompts_per_step", "rollout.max_completion_length"},
+    ("math-7b-r3", "math-7b-rlvr"): {"data.path", "optim.num_train_epochs"},
     ("math-7b-srl-rlvr", "math-7b-rlvr"): {"model.model_name_or_path"},
     ("math-7b-sft-rlvr", "math-7b-rlvr"): {"model.model_name_or_path"},
     ("math-7b-sft-reasoning", "math-7b-sft"): {
