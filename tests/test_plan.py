@@ -6,11 +6,10 @@ import pytest
 from command_line import assert_one_line, srl, write_recipe
 from trunks import MATH, SMALL, rows_of
 
-from srl.runs.recipe import Checkpoints, Data, Model, Optim, Plan, Recipe, Rollout, Sft, recipe_toml
+from srl.runs.recipe import Data, Model, Optim, Plan, Recipe, Rollout, Sft, recipe_toml
 from srl.training.first_step import FirstStep, first_step
 from srl.training.forecast import Machine, forecast
 from srl.training.machines import GPUS, OF_PRODUCTS, cpu_flops
-from srl.training.memory import disk
 from srl.training.sizes import KNOWN
 
 
@@ -94,27 +93,6 @@ def test_vllm_takes_its_share_beside_training_or_none_on_a_server():
     assert beside.training == plain.training + 0.4 * 80e9
     assert held(use_vllm=True, vllm_mode="server").vllm == 0
     assert held(use_vllm=True).vllm == 0.3 * 80e9
-
-
-def test_the_disk_holds_checkpoints_and_the_model(tiny_model, tiny_data, tmp_path):
-    """A run of two checkpoints at most, and a third while it is written; here all three stay."""
-    from srl.training.train import train
-
-    recipe = Recipe(
-        stage="sft",
-        output_dir=tmp_path / "run",
-        model=Model(model_name_or_path=str(tiny_model)),
-        data=Data(path=tiny_data),
-        optim=Optim(max_steps=3, per_device_train_batch_size=16),
-        sft=Sft(rows_per_step=16),
-        validation={"eval_steps": 0},
-        checkpoints=Checkpoints(save_steps=1, save_total_limit=3),
-    )
-    train(recipe)
-    names = ("model.safetensors", "optimizer.pt")
-    found = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.name in names)
-    kept = recipe.model_copy(update={"checkpoints": Checkpoints(save_steps=1, save_total_limit=2)})
-    assert disk(kept, first_step(recipe).size) == pytest.approx(found, rel=0.2)
 
 
 SAMPLED = 2.9

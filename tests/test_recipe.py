@@ -40,13 +40,6 @@ def test_a_recipe_is_written_and_read_back(name, tmp_path):
     assert read_recipe(tmp_path / "config.toml") == recipe
 
 
-def test_the_papers_settings(tmp_path):
-    recipe = read_recipe(Path("math-7b-srl"))
-    assert (recipe.rollout.prompts_per_step, recipe.rollout.num_generations) == (512, 8)
-    assert (recipe.optim.learning_rate, recipe.optim.num_train_epochs, recipe.rollout.temperature) == (5e-7, 30, 1.0)
-    assert recipe.trl["beta"] == 0.0
-
-
 @pytest.mark.parametrize(
     ("section", "message"),
     [

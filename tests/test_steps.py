@@ -1,15 +1,17 @@
 """From trajectory to instances: which steps are targets and what each prompt holds."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.chat.prompts import shortened
+from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, shortened, step_prompt
 from srl.data.formats.numbered import cut_steps
 from srl.data.steps import continuations, full_solution, is_held_out, step_instances, target_indices
+from srl.errors import UserError
 from srl.records import Step, Trajectory
 
 TEXT = "We start.\n\n1. **First**: one\n\n2. **Second**: two\n\n3. **Third**: three\n\nAnswer: 3"
@@ -152,3 +154,14 @@ def test_long_observations_are_shortened_in_prompts():
     (_, second) = user_turns(step_instances(run, targets="all", max_observation_chars=10))
     assert "xxxxx\n[… 90 characters left out …]\nxxxxx" in second
     assert "x" * 6 not in second
+
+
+def test_a_whole_solution_may_be_one_step():
+    (instance,) = step_instances(replace(TRAJECTORY, conclusion="So 4."), targets="whole")
+    assert instance.expert_action == full_solution(replace(TRAJECTORY, conclusion="So 4."))
+    assert instance.prompt == step_prompt(TRAJECTORY.problem, "", ANSWER_SYSTEM_PROMPT)
+    (plain,) = step_instances(TRAJECTORY, targets="whole", system_prompt="")
+    assert [turn["role"] for turn in plain.prompt] == ["user"]
+    agent = replace(TRAJECTORY, steps=(Step("ls", observation="a.py"),))
+    with pytest.raises(UserError, match="--targets whole is for written solutions"):
+        list(step_instances(agent, targets="whole"))

@@ -44,7 +44,8 @@ class StepOptions:
     """What `srl steps` makes of a trajectory."""
 
     targets: Targets = "paper"
-    """Which steps are asked for: "paper" all but the last, "skip_first" all but the first, "all"."""
+    """Which steps are asked for: "paper" all but the last, "skip_first" all but the first, "all"; or the "whole"
+    solution as one step."""
     context: Context = "paper"
     """How many earlier steps a prompt shows: "full", a number, or "paper" (all in mathematics, 2 for agents)."""
     max_observation_chars: int = 10_000

@@ -15,20 +15,23 @@ from srl.chat.prompts import (
     action_prompt,
     answer_prompt,
     environment_step,
+    format_completion,
     left_out_steps,
+    parse_completion,
     shortened,
     step_prompt,
 )
+from srl.errors import UserError
 from srl.records import Message, Problem, Step, StepInstance, Trajectory
 
-Targets = Literal["paper", "all", "skip_first"]
+Targets = Literal["paper", "all", "skip_first", "whole"]
 
 Context = Literal["paper", "full"] | int
 """How many of the latest steps a prompt shows; "paper": all in mathematics, two in an environment (appendix A)."""
 
 
 def target_indices(n_steps: int, targets: Targets) -> range:
-    """The 1-based steps that become targets.
+    """The 1-based steps that become targets, one by one.
 
     The paper makes N−1 instances with k = 1..N−1: the last step is never asked for. "skip_first" is the
     other reading of N−1, where the context always holds a step.
@@ -56,8 +59,15 @@ def step_instances(
 
     With `give_title` the prompt ends with the step's own title and only the body is asked for (footnote 1);
     a step without title is then asked for whole. Longer observations lose their middle, with a note. A
-    `system_prompt` of None means srl's own, for mathematics or for an environment.
+    `system_prompt` of None means srl's own, for mathematics or for an environment. The targets "whole" make the
+    solution one step (the paper's ablation, table 3).
+
+    Raises:
+        UserError: the actions of an agent as a whole, which nobody could take at once.
     """
+    if targets == "whole":
+        yield _whole(trajectory, system_prompt)
+        return
     n_steps = len(trajectory.steps)
     wanted = range(n_steps, n_steps + 1) if trajectory.only_last else target_indices(n_steps, targets)
     in_environment = trajectory.in_environment
@@ -80,6 +90,31 @@ def step_instances(
             before.append(environment_step(step.action, shown))
         else:
             before.append(lead + body + SEPARATOR)
+
+
+def _whole(trajectory: Trajectory, system_prompt: str | None) -> StepInstance:
+    if trajectory.in_environment:
+        raise UserError(f"{trajectory.id}: --targets whole is for written solutions, and this is the run of an agent")
+    system = ANSWER_SYSTEM_PROMPT if system_prompt is None else system_prompt
+    return StepInstance(
+        trajectory_id=trajectory.id,
+        step_index=1,
+        prompt=step_prompt(trajectory.problem, "", system),
+        expert_action=full_solution(trajectory),
+        thought=opening_thought(trajectory),
+    )
+
+
+def opening_thought(trajectory: Trajectory) -> str | None:
+    """The thought before the whole solution; None if there are further ones, which belong to their steps.
+
+    None also for a thought that no well-formed completion can hold, as it writes `</think>` itself.
+    """
+    thoughts = [step.thought for step in trajectory.steps if step.thought]
+    if len(thoughts) != 1 or not trajectory.steps[0].thought:
+        return None
+    completion = format_completion(thoughts[0], full_solution(trajectory))
+    return None if parse_completion(completion).format_error else thoughts[0]
 
 
 def _prompt(trajectory: Trajectory, context: str, system_prompt: str | None) -> tuple[Message, ...]:
@@ -117,14 +152,8 @@ def whole_problem(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PRO
         prompt=answer_prompt(trajectory.problem, system_prompt),
         answer=trajectory.answer,
         solution=full_solution(trajectory) or None,
-        thought=_opening_thought(trajectory),
+        thought=opening_thought(trajectory),
     )
-
-
-def _opening_thought(trajectory: Trajectory) -> str | None:
-    """The thought before the whole solution; None if there are further ones, which belong to their steps."""
-    thoughts = [step.thought for step in trajectory.steps if step.thought]
-    return thoughts[0] if len(thoughts) == 1 and trajectory.steps[0].thought else None
 
 
 def continuations(trajectory: Trajectory, system_prompt: str = ANSWER_SYSTEM_PROMPT) -> Iterator[Problem]:

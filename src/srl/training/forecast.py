@@ -15,6 +15,7 @@ import numpy as np
 from srl.runs.recipe import Recipe
 from srl.shared_prefix.cost import COARSER, Cost, cost
 from srl.shared_prefix.packing import Ids, Pack, pack
+from srl.training.disk import disk
 from srl.training.first_step import FirstStep, first_step
 from srl.training.machines import (
     Gpu,
@@ -24,7 +25,15 @@ from srl.training.machines import (
     seconds_of_pass,
     seconds_of_sampling,
 )
-from srl.training.memory import Memory, activation_bytes, checkpoints, disk, memory, precision, trained_weights
+from srl.training.memory import (
+    Memory,
+    activation_bytes,
+    adapter_weights,
+    checkpoints,
+    memory,
+    precision,
+    trained_weights,
+)
 
 
 class Seconds(NamedTuple):
@@ -72,12 +81,13 @@ def forecast(recipe: Recipe, completion_tokens: int, gpu: Gpu | None = None, dev
     else:
         of_epochs = math.ceil(epochs * (step.rows // len(step.prompts)))
     computes_in = precision(recipe, on_gpu=gpu is not None)
+    adapters = adapter_weights(step.size, recipe.model.lora_r) if recipe.model.use_peft else 0
     return Forecast(
         step,
         recipe.optim.max_steps if recipe.optim.max_steps > 0 else of_epochs,
         {sharing: machine.takes(sharing) for sharing in COARSER if recipe.stage != "sft" or sharing == "rows"},
         {again: activation_bytes(step.size, computes_in, checkpointing=again) for again in (False, True)},
-        disk(recipe, step.size),
+        disk(step.recipe, step.size.weights, adapters, evaluates=recipe.validation.eval_steps > 0).peak,
     )
 
 

@@ -79,17 +79,6 @@ def memory(
     )
 
 
-def disk(recipe: Recipe, size: ModelSize) -> float:
-    """Bytes of the run folder when it is largest: the checkpoints that are kept, one that is being written, the model.
-
-    Rollouts, which come on top, are a few bytes for each of their tokens.
-    """
-    per_weight = 2 if recipe.model.dtype == "bfloat16" else 4
-    a_checkpoint = 3 * per_weight * trained_weights(recipe, size)  # weights and AdamW's two moments
-    n_checkpoints = recipe.checkpoints.save_total_limit + 1 if recipe.save_steps else 0
-    return n_checkpoints * a_checkpoint + per_weight * size.weights
-
-
 def precision(recipe: Recipe, *, on_gpu: bool) -> str:
     """The key of `KEPT`: GPUs compute in bfloat16 whatever the weights are in."""
     return "autocast" if on_gpu and recipe.model.dtype == "float32" else recipe.model.dtype

@@ -52,7 +52,6 @@ def summary(found: Forecast, gpu_name: str | None, devices: int) -> str:
     """The line that stands in the heads of srl's own recipes."""
     held = taken(found).memory
     most = max(held.training, held.sampling)
-    hours = found.steps * sum(taken(found).seconds) / 3600
     where = f"{devices} × {gpu_name}" if gpu_name else "this machine's CPU"
     room = ""
     if gpu_name:
@@ -61,8 +60,20 @@ def summary(found: Forecast, gpu_name: str | None, devices: int) -> str:
         room = f" {fits} in {size / 1e9:.0f} GB, of which a tenth is kept free;"
     return (
         f"{where}: {most / 1e9:.1f} GB{room or ' of memory;'} {found.disk / 1e9:.3g} GB of disk; "
-        f"{found.steps:,} steps in {hours:.3g} hours"
+        f"{found.steps:,} steps in {duration(found.steps * sum(taken(found).seconds))}"
     )
+
+
+def duration(seconds: float) -> str:
+    """For people.
+
+    >>> duration(29.4), duration(500), duration(9000), duration(666_000)
+    ('29.4 s', '8.33 min', '2.5 h', '185 h')
+    """
+    number, unit = (seconds, "s") if seconds < 100 else (seconds / 60, "min")
+    if seconds > 6000:
+        number, unit = seconds / 3600, "h"
+    return f"{number:.3g} {unit}"
 
 
 def _in_words(recipe: Recipe, completion_tokens: int, found: Forecast, gpu_name: str | None, devices: int) -> str:

@@ -23,16 +23,16 @@ KNOWN = {
 
 
 def model_size(recipe: Recipe) -> tuple[ModelSize, str]:
-    """The size of the recipe's model, or of the one that its [plan] names in its place; and which it was.
+    """The size of the recipe's model, or else of the one that its [plan] names; and which of them it was.
 
     Raises:
         UserError: neither is there, nor known.
     """
     name = recipe.model.model_name_or_path
-    if recipe.plan.model and not Path(name).exists():
-        name = recipe.plan.model
-    if name in KNOWN and not Path(name).exists():
-        return KNOWN[name], name
+    if not Path(name).exists():
+        name = name if name in KNOWN else recipe.plan.model or name
+        if name in KNOWN:
+            return KNOWN[name], name
     path = resolve_model(name)
     with loading(path, "configuration"):
         return ModelSize.of(AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()), name
