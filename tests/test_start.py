@@ -3,12 +3,15 @@
 import json
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 from command_line import assert_one_line, srl
 
 from srl.runs.recipe import read_recipe
 from srl.training.fitting import Facts, fitting, length, recipe_text
+
+SAMPLES = Path(__file__).parent / "samples"
 
 
 def commands(folder):
@@ -33,7 +36,7 @@ def started(tiny_student, tiny_data, tmp_path_factory):
 def test_one_command_goes_from_data_to_report(started):
     out, plan, said = started
     assert "plan, by arithmetic for this machine" in plan
-    assert re.search(r"SRL: \d+ steps of 128 rollouts of \d+ s each", plan)
+    assert re.search(r"SRL: \d+ steps of 128 rollouts of \S+ s each", plan)
     assert [line.split()[1] for line in commands(out)] == [
         "warm-up",
         *["evaluate"] * 2,
@@ -72,6 +75,10 @@ def test_another_question_in_the_same_folder_and_bad_input_are_one_line(started,
     assert_one_line(srl("start", tiny_data, tiny_student, "--out", tmp_path / "x", "--minutes", 0), "a time above 0")
     assert_one_line(srl("start", tmp_path / "no.jsonl", tiny_student, "--out", tmp_path / "y"), "no.jsonl")
     assert not (tmp_path / "x").exists()
+    # Where nothing has come of it, the folder is free for another try. GSM8K's notes are the thoughts of its steps.
+    again = srl("start", SAMPLES / "gsm8k.jsonl", tiny_student, "--out", tmp_path / "y", "--only-plan")
+    assert again.returncode == 0, again.stderr
+    assert "--annotations thought" in again.stdout
 
 
 def chosen(**changes):

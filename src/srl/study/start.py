@@ -21,13 +21,26 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, STEP_SYSTEM_PROMPT
 from srl.data.folder import rows_file
+from srl.data.formats.written import has_annotations
 from srl.errors import UserError
-from srl.files import check_output_folder, clear_folder, locked, read_rows, write_text
+from srl.files import (
+    LOCK,
+    SUFFIXES,
+    Row,
+    check_output_folder,
+    clear_folder,
+    locked,
+    read_rows,
+    read_values,
+    suffix_of,
+    write_text,
+)
 from srl.report.runs import read_run
 from srl.report.verdict import verdict
 from srl.rewards.answer_text import known_answer
@@ -35,7 +48,7 @@ from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.recipe import Recipe, read_recipe
 from srl.runs.warm_up import WarmUpOptions
 from srl.training.asked import trained_prompts
-from srl.training.fitting import Choice, fitting, length, recipe_text
+from srl.training.fitting import Choice, fitting, length, recipe_text, spoken
 from srl.training.outlook import Outlook, facts_of, outlook
 
 Run = Callable[[list[str]], None]
@@ -95,11 +108,12 @@ def start(asked: Asked, out: Path, run: Run, *, only_plan: bool = False, overwri
 def _open(asked: Asked, out: Path, *, overwrite: bool) -> None:
     """Begin a folder, or make sure that it belongs to the same question."""
     record = out / "start.json"
-    if record.is_file() and not overwrite:
+    begun = {path.name for path in out.iterdir()} - {LOCK, record.name}
+    if record.is_file() and begun and not overwrite:
         if record.read_text(encoding="utf-8") != asked.record():
             raise UserError(f"{record}: was started with other data, model or minutes; --overwrite, or another --out")
         return
-    check_output_folder(out, overwrite=overwrite, marker="start.json")
+    check_output_folder(out, overwrite=overwrite or not begun, marker="start.json")
     clear_folder(out)
     write_text(record, asked.record())
 
@@ -128,7 +142,9 @@ class Way:
 
     def steps(self) -> Stage:
         """Cut the data, unless it is a folder of steps."""
-        command = ["steps", self.asked.data, "--out", str(self.data), "--annotations", "thought"]
+        command = ["steps", self.asked.data, "--out", str(self.data)]
+        if not self.is_cut and _has_annotations(Path(self.asked.data)):
+            command += ["--annotations", "thought"]
         return Stage(command, lambda: self.is_cut or (self.data / "report.json").is_file())
 
     def write_recipe(self) -> None:
@@ -215,6 +231,14 @@ class Way:
             yield Stage(command, (folder / "results.json").is_file)
 
 
+def _has_annotations(path: Path) -> bool:
+    """Whether one of the first rows holds a calculator's notes: the only thoughts that such solutions have."""
+    if not path.is_file() or suffix_of(path) not in SUFFIXES:
+        return False  # whoever reads it says what it is
+    rows = (row for row in read_values(path) if isinstance(row, Row))
+    return any(has_annotations(json.dumps(row.value)) for row in islice(rows, 20))
+
+
 def _is_warmed_up(folder: Path) -> bool:
     record = folder / "warm-up.json"
     return record.is_file() and bool(json.loads(record.read_text())["finished"])
@@ -232,22 +256,11 @@ def _plan(seen: Outlook, recipe: Recipe, n_asked: int) -> Iterator[str]:
         looking = seen.per_sampled_token * options.checked * limit
         learning = rows * (seen.prompt_tokens + limit / 2) * seen.per_learned_token
         asking = seen.per_sampled_token * n_asked * limit * (4 + MAX_STEPS)
-        warm_up = f"{_spoken(looking)}; if it is needed, {_spoken(looking + learning)} more a round"
-        before, step = f", {_spoken(asking)} each time", f" of {_spoken(seen.seconds)} each"
-        run = f", {_spoken(seen.steps * seen.seconds)} in all"
+        warm_up = f"{spoken(looking)}; if it is needed, {spoken(looking + learning)} more a round"
+        before, step = f", {spoken(asking)} each time", f" of {spoken(seen.seconds)} each"
+        run = f", {spoken(seen.steps * seen.seconds)} in all"
     yield f"  warm-up: {warm_up or 'if it is needed'}"
     yield f"  SRL: {seen.steps} steps of {seen.rollouts} rollouts{step}{run}"
     yield f"  evaluation before and after: {n_asked} held-out problems in two protocols{before}"
     most, stays = ((part + seen.disk.model) / 1e9 for part in (seen.disk.peak, seen.disk.model))
     yield f"  disk: up to {most:.1f} GB, {stays:.1f} GB of it to stay; {seen.free / 1e9:.0f} GB are free"
-
-
-def _spoken(seconds: float) -> str:
-    """A time, to about a digit.
-
-    >>> _spoken(3.4), _spoken(75), _spoken(600), _spoken(9000)
-    ('3 s', '75 s', '10 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
