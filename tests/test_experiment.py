@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -138,6 +139,19 @@ def test_a_chain_is_trained_once_after_all_that_it_needs(small, tmp_path):
     names = [str(folder.relative_to(tmp_path)) for folder in jobs]
     # Only the stage with a choice is tuned; the chain wants one seed, and goes on from the run of the arm before it.
     assert names == ["base", "tuning/sft@0.001", "tuning/sft@1e-05", "seed-0/sft", "seed-1/sft", "seed-0/sft+srl"]
+
+
+def test_the_base_takes_the_test_beside_the_arms_whether_the_file_says_so_or_not(small, tmp_path):
+    text = small.read_text().replace('["chain", "base"], ', "")
+    without = re.sub(r"\[arms\.(base|cool)\]\n(?:.+\n)+", "", text)
+    small.write_text(without)
+    experiment = read_experiment(small)
+    assert [(name, arm.stages) for name, arm in experiment.arms.items()] == [
+        ("base", ()),
+        ("sft", ("sft",)),
+        ("chain", ("sft", "srl")),
+    ]
+    assert next(iter(plan_jobs(experiment, tmp_path, n_seeds=1))) == tmp_path / "base"
 
 
 def test_a_choice_late_in_a_chain_is_made_from_the_best_start(small, tmp_path):

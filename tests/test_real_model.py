@@ -40,8 +40,10 @@ max_rows = 4
 per_device_eval_batch_size = 4
 """
 
-STEPS = ("--hold-out", 0.1, "--system-prompt", SYSTEM_PROMPT)
-WARM_UP = ("--examples", 16, "--checked", 16, "--batch-size", 8, "--epochs", 4, "--learning-rate", "5e-4")
+STEPS = ("--hold-out", 0.1, "--annotations", "thought", "--system-prompt", SYSTEM_PROMPT)
+WARM_UP = ("--examples", 32, "--batch-size", 32, "--learning-rate", "5e-4")
+
+SILENCE_SECONDS = 20
 
 pytestmark = pytest.mark.slow
 
@@ -57,15 +59,27 @@ class Told:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )
         started = last = time.monotonic()
-        self.lines, self.longest_silence = [], 0.0
+        self.lines, self.silences = [], []
         for line in process.stdout:
             now = time.monotonic()
-            self.longest_silence, last = max(self.longest_silence, now - last), now
+            self.silences.append(now - last)  # before this line
+            last = now
             self.lines.append(line.rstrip())
             print(f"{now - started:6.1f} s  {line}", end="", flush=True)
         self.text = "\n".join(self.lines)
         self.seconds = time.monotonic() - started
         assert process.wait() == code, self.text
+        assert max(self.silences) < SILENCE_SECONDS, self.lines[self.silences.index(max(self.silences))]
+
+    def silence_after(self, said):
+        """Seconds from the first line that holds this to the next."""
+        place = next(place for place, line in enumerate(self.lines) if said in line)
+        return self.silences[place + 1]
+
+    def etas(self, what):
+        """Seconds left by the lines about one piece of work."""
+        found = [re.search(r"(\d+):(\d\d):(\d\d) left", line) for line in self.lines if line.startswith(f"{what} ")]
+        return [sum(int(part) * 60**place for place, part in enumerate(m.groups()[::-1])) for m in found if m]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +101,7 @@ def test_from_gsm8k_to_the_report(folder, capsys):
         Told("steps", folder / "gsm8k.jsonl", "--out", folder / "steps", *STEPS),
         Told("train", folder / "srl.toml", code=2),
     ]
+    assert said[-1].silence_after(" will hold up to ") < 10  # the model is loaded by then
     refusal = said[-1].lines[-1]
     assert refusal.startswith("srl: ")
     assert "no <think> in " in refusal
@@ -98,6 +113,8 @@ def test_from_gsm8k_to_the_report(folder, capsys):
     facts = json.loads((warmed_up / "run.json").read_text())["warm_up"]
     well_formed = {when: count / facts["checked"] for when, count in facts["well_formed"].items()}
     second = folder / "second"
+    etas = said[-1].etas("step")
+    assert etas[0] > etas[len(etas) // 2] > etas[-1]  # it moves
     flags = ["--model.model-name-or-path", warmed_up, "--output-dir", second]
     said.append(Told("train", folder / "srl.toml", *flags))
     assert "share_prefix" not in said[-1].text  # no warning: it shares
@@ -116,15 +133,14 @@ def test_from_gsm8k_to_the_report(folder, capsys):
 
     shares = f"well formed: {well_formed['before']:.0%} before, {well_formed['after']:.0%} after the warm-up"
     per_minute = 60 * len(steps) / sum(line["step_time"] for line in steps)
-    silence = max(one.longest_silence for one in said)
+    silence = max(max(one.silences) for one in said)
     with capsys.disabled():
         print(
             f"\n{shares}; sharing ratio {steps[-1]['sharing_ratio']:.2f}; {per_minute:.2f} steps per minute; longest "
             f"silence {silence:.0f} s; {time.monotonic() - started:.0f} s in all"
         )
     assert well_formed["before"] < 0.1
-    # 10 of 16 were measured, and digits differ from processor to processor; 5 of 16 differs from none (p < 0.05).
-    assert well_formed["after"] >= 5 / 16
+    assert well_formed["after"] >= 0.9  # as many rounds as that takes, up to three
 
 
 def card_tells_of_the_saved_weights(run):

@@ -23,6 +23,7 @@ from srl.cli.profile import Profile
 from srl.cli.report import ReportCommand
 from srl.cli.rewrite import Rewrite
 from srl.cli.sample import Sample
+from srl.cli.start import Start
 from srl.cli.steps import Steps
 from srl.cli.swe import Swe
 from srl.cli.train import Train
@@ -32,7 +33,8 @@ from srl.runs.recipe import Recipe, read_recipe
 from srl.runs.toml import explain
 
 Command = (
-    Annotated[Steps, tyro.conf.subcommand("steps")]
+    Annotated[Start, tyro.conf.subcommand("start")]
+    | Annotated[Steps, tyro.conf.subcommand("steps")]
     | Annotated[Rewrite, tyro.conf.subcommand("rewrite")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[WarmUp, tyro.conf.subcommand("warm-up")]
@@ -67,8 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"srl {__version__}")
         return
     try:
-        command = _parsed(arguments)
-        command.run()
+        run_command(arguments)
     except UserError as error:
         print(f"srl: {error}", file=sys.stderr)
         sys.exit(2)
@@ -80,6 +81,15 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"srl: stopped{_remedy(arguments)}", file=sys.stderr)
         sys.exit(130)
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run one command, given what follows `srl`.
+
+    Raises:
+        UserError: as the command.
+    """
+    _parsed(arguments).run()
 
 
 def _parsed(arguments: list[str]) -> Command:
@@ -104,7 +114,7 @@ def _parsed(arguments: list[str]) -> Command:
 
 def _remedy(arguments: list[str]) -> str:
     """How to go on with a command that was cut short, for those that can."""
-    if arguments[:1] in (["experiment"], ["demo"]):
+    if arguments[:1] in (["start"], ["experiment"], ["demo"]):
         return "; the same command goes on"
     goes_on = arguments[:1] in (["train"], ["evaluate"], ["swe"], ["profile"])
     return "; the same command with --resume goes on" if goes_on else ""

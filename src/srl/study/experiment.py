@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from srl.engines.protocols import Manner
 from srl.errors import UserError
@@ -133,6 +133,15 @@ class Experiment(_Table):
         if isinstance(operations, int):  # else the table is refused
             sizes["max_steps"] = operations + 2
         return sizes | {"answer_system_prompt": "", "system_prompt": "", "give_title": False} | values
+
+    @field_validator("arms", mode="after")
+    @classmethod
+    def _with_the_base(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
+        """A gain is a gain over the base, so that takes the test too, whether the file says so or not."""
+        if all(arm.stages for arm in arms.values()):
+            name = "base" if "base" not in arms else "the base itself"
+            return {name: Arm(title="base, as it was"), **arms}
+        return arms
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -42,6 +42,15 @@ class Written:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+def has_annotations(text: str) -> bool:
+    """Whether a text holds a calculator's notes.
+
+    >>> has_annotations("48/2 = <<48/2=24>>24 clips"), has_annotations("cat <<EOF")
+    (True, False)
+    """
+    return _NOTE.search(text) is not None
+
+
 def as_trajectory(written: Written, scheme: Scheme | None = None, annotations: Annotations = "drop") -> Trajectory:
     """Cut a solution; the expert's thought about all of it comes before its first step.
 
