@@ -11,7 +11,7 @@ import pytest
 from srl.evaluation.swe.grading import grade
 from srl.evaluation.swe.instances import SOURCES, Instance
 from srl.evaluation.swe.predictions import Prediction
-from srl.evaluation.swe.sandbox import Limits, Sandbox, why_not
+from srl.rewards.sandbox.walls import Limits, Sandbox, why_not
 
 KINDS = ("namespaces",) if os.geteuid() == 0 else ("namespaces", "bubblewrap")
 LIMITS = Limits(

@@ -16,9 +16,9 @@ from srl.evaluation.config import read_config
 from srl.evaluation.swe.instances import instance_row
 from srl.evaluation.swe.options import PredictOptions
 from srl.evaluation.swe.predict import predict
-from srl.evaluation.swe.sandbox import Limits, find_sandbox
 from srl.evaluation.swe.score import score
 from srl.files import Row, write_jsonl
+from srl.rewards.sandbox.walls import Limits, find_sandbox
 
 FIX, DIFF = "sed -i 's/a - b/a + b/' calc.py", "git diff -- calc.py > patch.txt"
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && cat patch.txt"

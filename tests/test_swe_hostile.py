@@ -25,8 +25,8 @@ from hostile import (
 )
 
 from srl.errors import UserError
-from srl.evaluation.swe import sandbox as sandboxes
-from srl.evaluation.swe.sandbox import find_sandbox
+from srl.rewards.sandbox import walls as sandboxes
+from srl.rewards.sandbox.walls import find_sandbox
 
 
 @pytest.fixture(params=KINDS)

@@ -13,9 +13,9 @@ from srl.evaluation.swe import local
 from srl.evaluation.swe.instances import SOURCES, load_instances
 from srl.evaluation.swe.local import make_instances
 from srl.evaluation.swe.packages import Package, read_packages, unpacked
-from srl.evaluation.swe.sandbox import Sandbox, why_not
 from srl.evaluation.swe.score import score
 from srl.evaluation.swe.testing import SuiteRun
+from srl.rewards.sandbox.walls import Sandbox, why_not
 
 CODE = '''
 def clamp(x, low, high):

@@ -19,7 +19,7 @@ from hostile import (
     write_package,
 )
 
-from srl.evaluation.swe.sandbox import resident_bytes
+from srl.rewards.sandbox.walls import resident_bytes
 
 
 @pytest.fixture(params=KINDS)
@@ -252,7 +252,7 @@ def test_the_harness_killed_takes_the_sandbox_with_it(walls, package):
     code = f"""
         import sys
         from pathlib import Path
-        from srl.evaluation.swe.sandbox import Sandbox
+        from srl.rewards.sandbox.walls import Sandbox
         Sandbox({walls.walls!r}).run([sys.executable, "-c", "import time; time.sleep(3600)"], Path({str(package)!r}))
         """
     harness = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])

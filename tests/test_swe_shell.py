@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from hostile import FIXED, KINDS, LIMITS, SOURCES, diff, leftovers, snapshot, standing, write_package
 
-from srl.evaluation.swe.sandbox import Sandbox
 from srl.evaluation.swe.shell import Answer, ShellEnded, open_shell
+from srl.rewards.sandbox.walls import Sandbox
 
 SHORT = replace(LIMITS, seconds=0.5)
 

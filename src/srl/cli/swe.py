@@ -42,7 +42,7 @@ class MakeInstances:
     def run(self) -> None:
         """Make them."""
         from srl.evaluation.swe.local import make_instances
-        from srl.evaluation.swe.sandbox import open_sandbox
+        from srl.rewards.sandbox.walls import open_sandbox
 
         if self.count < 1 or self.workers < 1:
             raise UserError("--count and --workers must be 1 or more")
@@ -141,8 +141,8 @@ class Grade:
 
             run_harness(self.source, str(self.instances), self.workers)
             return
-        from srl.evaluation.swe.sandbox import Limits, open_sandbox
         from srl.evaluation.swe.score import score
+        from srl.rewards.sandbox.walls import Limits, open_sandbox
 
         score(
             self.source,

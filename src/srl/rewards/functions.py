@@ -21,6 +21,7 @@ from srl.rewards.answer_text import known_answer
 from srl.rewards.answers import are_correct
 from srl.rewards.latex import one_spelling
 from srl.rewards.logs import log_metrics, log_rollouts
+from srl.rewards.repairs import repair_outcome
 from srl.rewards.similarity import Elements, matched, ratios_batch
 from srl.runs.recipe import Recipe, Reward
 
@@ -142,7 +143,7 @@ class StepReward:
 def reward_functions(recipe: Recipe, tokenize: Callable[[str], list[int]] | None = None) -> list[Any]:
     """The reward functions of the stages srl and rlvr."""
     if recipe.stage == "rlvr":
-        return [answer_correctness]
+        return [repair_outcome if recipe.reward.outcome == "tests" else answer_correctness]
     step_reward = StepReward(recipe.reward, tokenize)
     return [step_reward, step_reward.format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
 

@@ -139,7 +139,7 @@ class Rollout(_Table):
 
 
 class Reward(_Table):
-    """What a step earns in the stage srl (docs/rewards.md); the defaults are the paper's reward."""
+    """What a step earns in the stage srl (docs/rewards.md), and what is right in rlvr; the defaults are the paper's."""
 
     similarity: Literal["text", "actions", "pivotrl", "pivotrl_continuous"] = Field(
         "text",
@@ -164,6 +164,10 @@ class Reward(_Table):
     format_term: Literal["in_group", "separate"] = Field(
         "in_group",
         description="separate: similarity is normalized over well-formed completions, the format penalty alone.",
+    )
+    outcome: Literal["answer", "tests"] = Field(
+        "answer",
+        description="Right in the stage rlvr: the final answer, or edits after which a program's tests pass.",
     )
 
     @model_validator(mode="before")
@@ -267,6 +271,15 @@ class Recipe(_Table):
         if self.stage == "sft" and self.sft.target != "steps":
             return "trajectories" if self.sft.target == "trajectory" else "problems"
         return "problems" if self.stage == "rlvr" else "steps"
+
+    @property
+    def unused_reward(self) -> str | None:
+        """What the recipe says of a reward that its stage does not have; None if nothing."""
+        if self.stage != "rlvr" and self.reward.outcome != "answer":
+            return f"reward.outcome is for the stage rlvr, and the stage is {self.stage}; take it out"
+        if self.stage != "srl" and self.reward != Reward(outcome=self.reward.outcome):
+            return f"[reward] is for the stage srl, and the stage is {self.stage}; take the table out"
+        return None
 
     @property
     def model_init_kwargs(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from srl.data.steps import full_solution, step_instances
 from srl.files import json_line, read_rows, write_jsonl, write_text
 from srl.records import Step, Trajectory
 from srl.study.experiment import Domain
+from srl.study.repair_data import write_repair_data, write_repair_problems
 from srl.study.tiny import random_problem, solve, thinking_aloud
 
 OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", keep_wrong=True)
@@ -31,6 +32,8 @@ def write_problems(folder: Path, domain: Domain) -> None:
     validation.toml, test.toml   benchmarks of `srl evaluate`
     test.steps.jsonl             the expert's steps on the test problems
     """
+    if domain.kind == "code-repair":
+        return write_repair_problems(folder, domain)
     fresh = islice(distinct_problems(random.Random("problems"), domain.operations), domain.first_problem, None)
     for name, count in (("validation", domain.validation_problems), ("test", domain.test_problems)):
         experts = [solve(next(fresh)) for _ in range(count)]
@@ -58,6 +61,8 @@ def write_data(
     holistic       the expert's whole solution as one step
     prefixes       the problems to be solved from each number of the expert's steps on: for R3
     """
+    if domain.kind == "code-repair":
+        return write_repair_data(folder, domain, seed, reserved)
     fresh = distinct_problems(random.Random(seed), domain.operations, reserved)
     experts = [solve(next(fresh), thoughts=True) for _ in range(domain.expert_problems)]
     solutions = [{"id": t.id, "problem": t.problem, "solution": full_solution(t), "answer": t.answer} for t in experts]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -21,8 +21,16 @@ from srl.runs.toml import changed, from_toml, from_values, own_or_given, suggest
 Chain = tuple[str, ...]
 """The names of stages; none: the base itself."""
 
-DOMAIN_DATA = ("expert", "own-thoughts", "holistic", "prefixes")
-"""The data folders that the tiny domain writes for each seed (`study/domain.py`)."""
+DomainKind = Literal["arithmetic", "code-repair"]
+
+DOMAIN_DATA: dict[DomainKind, tuple[str, ...]] = {
+    "arithmetic": ("expert", "own-thoughts", "holistic", "prefixes"),
+    "code-repair": ("expert", "own-thoughts"),
+}
+"""The data folders that a tiny domain writes for each seed (`study/domain.py`, `study/repair_data.py`)."""
+
+AGENT_STEPS = 8
+"""The most that an agent may take for a repair; the expert takes five."""
 
 DECIDED_BY_THE_EXPERIMENT = ("seed", "output_dir", "model.model_name_or_path", "data.path", "optim.learning_rate")
 """Keys of a recipe that a stage's `changes` may not set."""
@@ -33,9 +41,10 @@ class _Table(BaseModel):
 
 
 class Domain(_Table):
-    """How much of the tiny domain (`srl.study.tiny`) there is."""
+    """Which of srl's tiny domains (`srl.study.tiny`, `srl.study.repair`), and how much of it there is."""
 
-    operations: int = Field(5, ge=2, description="In every problem.")
+    kind: DomainKind = Field("arithmetic", description="arithmetic, or code-repair: what its problems are.")
+    operations: int = Field(5, ge=2, description="In every problem; of a program, its lines.")
     expert_problems: int = Field(ge=1, description="That all arms train on.")
     validation_problems: int = Field(ge=1, description="They choose learning rate and checkpoint.")
     test_problems: int = Field(ge=1, description="Asked once.")
@@ -109,7 +118,7 @@ class Experiment(_Table):
     base: str = Field(description="The model that all arms start from, as in a recipe.")
     data: dict[str, Path] = Field({}, description="Data folders of `srl steps`, by the names that stages use.")
     problems: Problems | None = None
-    domain: Domain | None = Field(None, description="In place of data and problems.")
+    domain: Domain | None = Field(None, description="In place of data and problems: one of srl's tiny domains.")
     samples: int = Field(0, ge=0, description="Sampled test answers per problem, besides the greedy one.")
     max_tokens: int = Field(ge=1, description="Of a whole answer.")
     max_step_tokens: int = Field(ge=1, description="Of one step, thought included.")
@@ -130,7 +139,9 @@ class Experiment(_Table):
             return values
         operations = domain.get("operations", Domain.model_fields["operations"].default)
         sizes = {"max_step_tokens": 40, "batch_size": 250}
-        if isinstance(operations, int):  # else the table is refused
+        if domain.get("kind") == "code-repair":
+            sizes["max_steps"] = AGENT_STEPS
+        elif isinstance(operations, int):  # else the table is refused
             sizes["max_steps"] = operations + 2
         return sizes | {"answer_system_prompt": "", "system_prompt": "", "give_title": False} | values
 
@@ -148,7 +159,7 @@ class Experiment(_Table):
         given = (self.problems is not None, bool(self.data))
         if (self.domain is None and not all(given)) or (self.domain and any(given)):
             raise ValueError("expected the tables [data] and [problems], or [domain] in place of both")
-        names = list(self.data or DOMAIN_DATA)
+        names = list(self.data or DOMAIN_DATA[self.domain.kind if self.domain else "arithmetic"])
         for name, stage in self.stages.items():
             if stage.own_samples == 1:
                 raise ValueError(f"stage {name}: expected own_samples of 2 or more, or none")
@@ -171,6 +182,11 @@ class Experiment(_Table):
         assert self.system_prompt is not None
         assert self.answer_system_prompt is not None
         return Manner(self.system_prompt, self.answer_system_prompt, bool(self.give_title))
+
+    @property
+    def repairs_code(self) -> bool:
+        """Whether problems are programs, and solved if their tests pass."""
+        return self.domain is not None and self.domain.kind == "code-repair"
 
     def is_arm(self, chain: Chain) -> bool:
         """Whether its last model takes the test, or only goes on to a longer chain."""

@@ -278,10 +278,11 @@ def _evaluate(
     samples: int = 0,
     temperature: float = 1.0,
 ) -> float:
-    """`srl evaluate`; the share of problems solved greedily."""
+    """`srl evaluate`, or the like for repairs; the share of problems solved greedily."""
     from srl.evaluation.config import EvaluationOptions
     from srl.evaluation.evaluate import evaluate
     from srl.evaluation.results import read_results
+    from srl.study.agents import evaluate_repairs
 
     options = EvaluationOptions(
         samples=samples,
@@ -293,7 +294,10 @@ def _evaluate(
         engine="transformers",
         batch_size=experiment.batch_size,
     )
-    evaluate(model, out, problems, options, manner=experiment.manner)
+    if experiment.repairs_code:
+        evaluate_repairs(model, out, Path(problems), options)
+    else:
+        evaluate(model, out, problems, options, manner=experiment.manner)
     return read_results(out).columns[0].score
 
 

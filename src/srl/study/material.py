@@ -24,9 +24,10 @@ def problems_of(experiment: Experiment, out: Path) -> Problems:
     if experiment.problems:
         return experiment.problems
     folder = out / "problems"
+    suffix = "jsonl" if experiment.repairs_code else "toml"
     return Problems(
-        validation=str(folder / "validation.toml"),
-        test=str(folder / "test.toml"),
+        validation=str(folder / f"validation.{suffix}"),
+        test=str(folder / f"test.{suffix}"),
         steps=folder / "test.steps.jsonl",
     )
 

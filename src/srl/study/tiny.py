@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,8 +119,13 @@ def thinking_aloud(trajectory: Trajectory, system_prompt: str = "") -> StepInsta
     return StepInstance(trajectory.id, 1, prompt, SEPARATOR.join(aloud), thought=first.thought)
 
 
-def build_tokenizer() -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer with Qwen's word splitting, ChatML and about 400 tokens; always the same."""
+def build_tokenizer(texts: Sequence[str] = (), whole: Sequence[str] | None = None) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer with Qwen's word splitting, ChatML and about 400 tokens; always the same.
+
+    Args:
+        texts: Whose words become tokens, beside those of the prompts.
+        whole: Texts that are one token each; by default those of the arithmetic.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -137,7 +143,7 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
     tokenizer.decoder = decoders.ByteLevel()
     prompts = [turn["content"] for turn in answer_prompt("") + step_prompt("", "")]
     tokenizer.train_from_iterator(
-        ["system\n", "user\n", "assistant\n"] * 9 + prompts,
+        ["system\n", "user\n", "assistant\n"] * 9 + prompts + [*texts] * 9,
         trainers.BpeTrainer(
             vocab_size=512,
             min_frequency=2,
@@ -148,9 +154,10 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
     )
     # Not special, as in Qwen3: decoding must keep them. What the domain repeats is one token, and so is a term: the
     # tiny model learns late to copy long expressions.
-    whole = ["<think>", "</think>", "__", *(f"{sign}{digit}" for sign in OPERATIONS for digit in range(MODULUS))]
-    whole += [", so far ", "\\boxed{", *(f". **{title}**\n" for title in (*OPERATIONS.values(), "Answer"))]
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
+    if whole is None:
+        whole = ["__", *(f"{sign}{digit}" for sign in OPERATIONS for digit in range(MODULUS))]
+        whole += [", so far ", "\\boxed{", *(f". **{title}**\n" for title in (*OPERATIONS.values(), "Answer"))]
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("<think>", "</think>", *whole)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
@@ -160,22 +167,31 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
     )
 
 
-def write_model(folder: Path, seed: int = 0) -> None:
-    """Save an untrained Qwen2 of about 0.35 M parameters and its tokenizer, as `save_pretrained` lays them out."""
+@dataclass(frozen=True)
+class Size:
+    """Of a tiny model; the default is the arithmetic's, about 0.35 M parameters."""
+
+    hidden_size: int = 128
+    intermediate_size: int = 256
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+
+
+def write_model(
+    folder: Path, seed: int = 0, size: Size = Size(), tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Save an untrained Qwen2 and its tokenizer (by default the arithmetic's), as `save_pretrained` lays them out."""
     import torch
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = build_tokenizer()
+    tokenizer = tokenizer or build_tokenizer()
     torch.manual_seed(seed)
     model = transformers.Qwen2ForCausalLM(
         transformers.Qwen2Config(
             vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=8,
-            num_key_value_heads=4,
+            **asdict(size),
             initializer_range=0.08,  # 1/sqrt(hidden size); Qwen2's 0.02 learns much later at this size
             max_position_embeddings=4096,
             tie_word_embeddings=True,

@@ -10,6 +10,8 @@ from typing import Any
 from srl.chat.prompts import asks_for_solution_step
 from srl.errors import UserError
 from srl.files import read_values
+from srl.rewards.repairs import read_repair
+from srl.rewards.sandbox.programs import sandbox
 from srl.runs.folder import RunFolder
 from srl.runs.recipe import Recipe
 
@@ -40,11 +42,15 @@ def system_prompt(row: Mapping[str, Any]) -> str:
 
 
 def check_reward_fits(recipe: Recipe, row: Mapping[str, Any], path: Path) -> None:
-    """Refuse to compare the steps of a written solution as if they were calls of tools.
+    """Refuse to compare the steps of a written solution as if they were calls of tools, or to test what is no program.
 
     Raises:
-        UserError: `row`, the first of `path`, is such a step, and the recipe's reward is for agents.
+        UserError: `row`, the first of `path`, is such a step, and the recipe's reward is for agents; the reward runs
+            tests, and there are none in the row, or this machine has no sandbox.
     """
+    if recipe.stage == "rlvr" and recipe.reward.outcome == "tests":
+        read_repair(row["answer"] or "", f"{path}:1")
+        sandbox()
     if recipe.stage == "srl" and recipe.reward.similarity != "text" and asks_for_solution_step(row["prompt"]):
         raise UserError(
             f'{path}:1: reward.similarity = "{recipe.reward.similarity}" compares actions in an environment, found a '

@@ -11,7 +11,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from trl import SFTConfig
 
 from srl.errors import UserError
-from srl.runs.recipe import Optim, Recipe, Reward, Rollout
+from srl.runs.recipe import Optim, Recipe, Rollout
 from srl.runs.toml import suggest
 from srl.training.config import SRLConfig, usual_oversampling
 
@@ -53,8 +53,8 @@ def trainer_options(recipe: Recipe, num_processes: int, *, has_validation: bool)
     Raises:
         UserError: a batch that the processes cannot share out evenly; an unknown or doubly set TRL option.
     """
-    if recipe.stage != "srl" and recipe.reward != Reward():
-        raise UserError(f"[reward] is for the stage srl, and the stage is {recipe.stage}; take the table out")
+    if recipe.unused_reward:
+        raise UserError(recipe.unused_reward)
     rollout, validation = recipe.rollout, recipe.validation
     options = recipe.optim.model_dump(exclude={"max_num_tokens"}) | {
         "output_dir": str(recipe.output_dir),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from srl.errors import UserError
-from srl.runs.recipe import Recipe, Reward
+from srl.runs.recipe import Recipe
 
 LOSSES = {"grpo": "seq-mean-token-mean", "dapo": "token-mean", "dr_grpo": "seq-mean-token-sum-norm"}
 """TRL's `loss_type` -> verl's `loss_agg_mode`: over what the loss of tokens is averaged."""
@@ -108,8 +108,8 @@ def _refuse_what_verl_lacks(recipe: Recipe) -> None:
     }
     if missing := [what for what, asked in lacking.items() if asked]:
         raise UserError(f"the engine verl cannot do this: {missing[0]}; use the engine trl, or change the recipe")
-    if recipe.stage != "srl" and recipe.reward != Reward():
-        raise UserError(f"[reward] is for the stage srl, and the stage is {recipe.stage}; take the table out")
+    if recipe.unused_reward:
+        raise UserError(recipe.unused_reward)
 
 
 def _files(recipe: Recipe, folder: Path, model_path: str, *, has_validation: bool) -> dict[str, Any]:

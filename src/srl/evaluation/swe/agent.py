@@ -35,10 +35,10 @@ from srl.engines.protocols import Reply
 from srl.evaluation.swe.instances import Instance
 from srl.evaluation.swe.protocols import CHARACTERS_PER_TOKEN, prompt_tokens
 from srl.evaluation.swe.repository import Repository, source_tree
-from srl.evaluation.swe.sandbox import Limits, Sandbox
 from srl.evaluation.swe.shell import Shell, ShellEnded, open_shell
 from srl.files import Row
 from srl.records import Message
+from srl.rewards.sandbox.walls import Limits, Sandbox
 
 MOST_REFUSED = 3
 """Answers without a command, one after another: mini-swe-agent's own limit."""

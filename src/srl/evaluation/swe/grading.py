@@ -15,8 +15,8 @@ from typing import TypeVar
 from srl.errors import UserError
 from srl.evaluation.swe.instances import SOURCES, Instance
 from srl.evaluation.swe.predictions import Prediction
-from srl.evaluation.swe.sandbox import Limits, Sandbox
 from srl.evaluation.swe.testing import SuiteRun, run_tests
+from srl.rewards.sandbox.walls import Limits, Sandbox
 
 
 @dataclass(frozen=True, slots=True)

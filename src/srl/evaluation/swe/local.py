@@ -29,9 +29,9 @@ from srl.evaluation.swe.grading import in_parallel
 from srl.evaluation.swe.instances import INSTANCES_FILE, SOURCES, Instance, instance_row
 from srl.evaluation.swe.mutations import Mutation, changes_the_program, find_mutations
 from srl.evaluation.swe.packages import Package, read_packages, unpacked
-from srl.evaluation.swe.sandbox import Limits, Sandbox
 from srl.evaluation.swe.testing import SuiteRun, run_tests
 from srl.files import check_output_folder, json_line, write_jsonl, write_text
+from srl.rewards.sandbox.walls import Limits, Sandbox
 from srl.runs.progress import Progress
 
 PER_FUNCTION = 2

@@ -29,8 +29,8 @@ from srl.evaluation.swe.options import PredictOptions, require_mini
 from srl.evaluation.swe.predictions import Prediction, PredictionKey, write_predictions
 from srl.evaluation.swe.protocols import EndToEnd, OracleEdit, SweAttempt
 from srl.evaluation.swe.repository import Repository, find_repositories
-from srl.evaluation.swe.sandbox import Sandbox, open_sandbox
 from srl.files import locked, write_text
+from srl.rewards.sandbox.walls import Sandbox, open_sandbox
 from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.progress import Progress
 

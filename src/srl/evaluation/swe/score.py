@@ -25,8 +25,8 @@ from srl.evaluation.swe.instances import Instance, load_instances
 from srl.evaluation.swe.official import official_verdict
 from srl.evaluation.swe.predict import instance_facts, open_predictions, read_done
 from srl.evaluation.swe.predictions import Prediction, PredictionKey, empty, gold, read_predictions
-from srl.evaluation.swe.sandbox import Limits, Sandbox
 from srl.files import locked
+from srl.rewards.sandbox.walls import Limits, Sandbox
 from srl.runs.progress import Progress
 
 

@@ -19,8 +19,8 @@ from functools import cache
 from pathlib import Path
 from subprocess import Popen
 
-from srl.evaluation.swe.sandbox import TRIAL_SECONDS, Limits, Sandbox, resident_bytes
 from srl.evaluation.swe.testing import ENVIRONMENT
+from srl.rewards.sandbox.walls import TRIAL_SECONDS, Limits, Sandbox, resident_bytes
 
 SECONDS_BETWEEN_LOOKS = 0.1
 GRACE_SECONDS = 30.0

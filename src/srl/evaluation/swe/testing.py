@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from srl.evaluation.swe.sandbox import Finished, Limits, Sandbox
+from srl.rewards.sandbox.walls import Finished, Limits, Sandbox
 
 ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from srl.errors import UserError
-from srl.evaluation.swe.inside import TESTBED, Job
+from srl.rewards.sandbox.inside import TESTBED, Job
 
 Walls = Literal["bubblewrap", "namespaces", "none"]
 NOT_ISOLATED = "the network, the files and the processes of this user, the memory of all processes together"

@@ -1,6 +1,6 @@
 """The first thing that runs in a sandbox: closes the walls, lays out the tree, applies the patches, starts the command.
 
-`sandbox.py` runs this file's text by `python -I -S -c`, with a `Job` in JSON on standard input, so it needs nothing
+`walls.py` runs this file's text by `python -I -S -c`, with a `Job` in JSON on standard input, so it needs nothing
 but the standard library. What the walls are made of depends on `Job.walls`:
 
     namespaces   made here: user, mount, PID, network, IPC and UTS namespaces and a root that holds little but Python

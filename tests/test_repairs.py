@@ -1,0 +1,235 @@
+"""Programs with bugs: what the tests see, what an edit does, what the sandbox says, and how an agent is answered."""
+
+import random
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from srl.data.steps import step_instances
+from srl.engines.protocols import Reply
+from srl.errors import UserError
+from srl.rewards import answer_correctness, reward_functions
+from srl.rewards.actions.calls import read_calls
+from srl.rewards.repairs import XML, NotApplied, read_repair, repair_outcome, repaired
+from srl.rewards.sandbox.programs import Program, pass_their_tests
+from srl.rewards.sandbox.walls import why_not
+from srl.runs.recipe import Reward, read_recipe
+from srl.study.agents import Agent
+from srl.study.repair import (
+    FAILED,
+    N_BUGS,
+    PASSED,
+    TEST,
+    as_problem,
+    build_repair_tokenizer,
+    problems,
+    random_program,
+    solve,
+    student_choice,
+)
+
+NO_SANDBOX = why_not("namespaces") and why_not("bubblewrap")
+needs_sandbox = pytest.mark.skipif(bool(NO_SANDBOX), reason=f"no sandbox here: {NO_SANDBOX}")
+
+
+def programs(count, seed=0):
+    return list(islice(problems(random.Random(seed), 5), count))
+
+
+# --- the domain -------------------------------------------------------------------------------------------
+
+
+def test_every_bug_is_seen_by_the_tests_whatever_else_is_repaired():
+    for program in programs(40):
+        assert len(program.wrong) == N_BUGS
+        assert 4 not in program.wrong  # where a hasty student edits
+        first, second = program.wrong
+        assert not program.passes
+        assert not program.with_line(first).passes
+        assert not program.with_line(second).passes
+        assert program.with_line(first).with_line(second).passes
+
+
+def test_our_own_reckoning_is_pythons():
+    for program in programs(40, seed=1):
+        for one in (program, program.with_line(program.wrong[0]), random_program(random.Random(0), 5, ())):
+            code = f"{one.source}\n{one.tests.partition('import f')[2]}"
+            try:
+                exec(code, {})
+                passed = True
+            except AssertionError:
+                passed = False
+            assert passed == one.passes
+
+
+def test_bugs_are_of_all_kinds():
+    kinds = set()
+    for program in programs(60):
+        for index in program.wrong:
+            wanted, written = program.wanted[index], program.written[index]
+            (changed,) = [name for name in ("left", "sign", "right") if getattr(wanted, name) != getattr(written, name)]
+            kinds.add((changed, getattr(wanted, changed).isdigit(), getattr(wanted, changed) in "<>"))
+    assert kinds == {
+        ("left", False, False),
+        ("sign", False, False),
+        ("sign", False, True),
+        ("right", True, False),
+        ("right", False, False),
+    }
+
+
+def test_the_expert_ends_with_tests_that_pass_and_a_hasty_student_does_not():
+    rng = random.Random(0)
+    for program in programs(20):
+        run = solve(program)
+        assert [step.observation for step in run.steps[-2:]] == [PASSED, None]
+        hasty = solve(program, student_choice(rng, 1.0, 0.5), student=True)
+        assert hasty.steps[-2].observation == FAILED
+        for trajectory, right in ((run, True), (hasty, False)):
+            problem = as_problem(program, trajectory)
+            after = repaired(problem.solution, read_repair(problem.answer, ""))
+            wanted = program.with_line(program.wrong[0]).with_line(program.wrong[1])
+            assert (after == wanted.repair) == right
+            actions = "".join(step.action for step in trajectory.steps[1 : 1 + N_BUGS])
+            assert repaired(actions, program.repair) == after
+
+
+def test_what_the_domain_repeats_is_one_token_and_nothing_is_lost():
+    tokenizer = build_repair_tokenizer()
+    program = programs(1)[0]
+    for trajectory in (solve(program), solve(program, student=True)):
+        for step in trajectory.steps:
+            text = f"<think>{step.thought}</think>\n{step.action}"
+            ids = tokenizer.encode(text)
+            assert tokenizer.decode(ids) == text
+            assert len(ids) <= 32
+    assert len(tokenizer.encode(program.source)) < 80
+
+
+# --- edits and outcome ------------------------------------------------------------------------------------
+
+
+def edit(old, new, path="/testbed/f.py", command="str_replace"):
+    return (
+        f"<function=str_replace_editor>\n<parameter=command>{command}</parameter>\n<parameter=path>{path}</parameter>\n"
+        f"<parameter=old_str>{old}</parameter>\n<parameter=new_str>{new}</parameter>\n</function>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (edit("return", "c", path="/testbed/g.py"), "does not exist"),
+        (edit("no such line", "c"), "occurs 0 times"),
+        (edit("    ", "c"), "times"),
+        (edit("", "c"), "occurs 0 times"),
+        ("<function=bash>\n<parameter=command>rm -r /</parameter>\n</function>", "Only str_replace_editor"),
+        (edit("c", "d", command="undo_edit"), "Only str_replace_editor"),
+    ],
+)
+def test_what_the_editor_cannot_do_is_answered_and_makes_no_repair(call, said):
+    repair = programs(1)[0].repair
+    (parsed,) = read_calls(call, XML)
+    with pytest.raises(NotApplied, match=said):
+        repair.edited(parsed)
+    assert repaired(call, repair) is None
+
+
+def test_a_completion_without_a_call_or_with_an_open_one_is_no_repair():
+    repair = programs(1)[0].repair
+    assert repaired("I would rather not.", repair) is None
+    assert repaired(edit("return", "yield").removesuffix("</function>"), repair) is None
+    assert repaired(edit("return", "yield") + "\n\n" + edit("yield", "return"), repair) == repair
+
+
+@needs_sandbox
+def test_programs_that_mean_harm_fail_and_take_no_other_with_them():
+    tests = "from f import f\nassert f(1) == 2\n"
+    right = "def f(x):\n    return x + 1\n"
+    hostile = [
+        "import os\nos._exit(0)",
+        "import sys\nsys.exit()",
+        "while True: pass",
+        "text = 'a' * (1 << 33)",
+        "import os\nos.kill(os.getppid(), 9)",
+        "import os\nos.closerange(3, 99)",
+        "import os\nwhile True: os.fork()",
+        "import socket\nsocket.create_connection(('127.0.0.1', 9))",
+        "open('/etc/passwd', 'a')",
+        "print('1' * 10**8)\nf = lambda x: 3",
+        "a syntax error",
+    ]
+    sources = [right, *hostile, right + "# another", right.replace("1", "2")]
+    found = pass_their_tests([Program("f", source, tests) for source in sources])
+    assert found == [True, *[False] * len(hostile), True, False]
+    assert pass_their_tests([Program("g", right, tests)]) == [False]  # the tests' name, not the program's
+
+
+@needs_sandbox
+def test_the_outcome_is_whether_the_tests_pass():
+    chosen = programs(4, seed=3)
+    answers = [program.repair.to_json() for program in chosen]
+    experts = [as_problem(program, solve(program)).solution for program in chosen]
+    half = experts[3][: experts[3].index("</function>") + len("</function>")]
+    completions = [[{"role": "assistant", "content": text}] for text in (experts[0], experts[1], "no", half)]
+    assert repair_outcome(completions, answers, truncated=[False, True, False, False]) == [1.0, 0.0, 0.0, 0.0]
+    recipe = read_recipe(Path("tiny-rlvr"))
+    assert reward_functions(recipe.model_copy(update={"reward": Reward(outcome="tests")})) == [repair_outcome]
+    assert reward_functions(recipe) == [answer_correctness]
+
+
+@pytest.mark.parametrize(
+    ("stage", "reward", "said"),
+    [
+        ("srl", Reward(outcome="tests"), "reward.outcome is for the stage rlvr"),
+        ("rlvr", Reward(outcome="tests", similarity="actions"), "[reward] is for the stage srl"),
+        ("rlvr", Reward(outcome="tests"), None),
+    ],
+)
+def test_a_reward_that_a_stage_does_not_have_is_named(stage, reward, said):
+    recipe = read_recipe(Path("tiny-rlvr")).model_copy(update={"stage": stage, "reward": reward})
+    assert said == recipe.unused_reward or (said and recipe.unused_reward.startswith(said))
+
+
+def test_an_answer_that_holds_no_program_is_explained():
+    with pytest.raises(UserError, match=r"rows.jsonl:1: reward.outcome = \"tests\" expects a JSON object"):
+        read_repair("42", "rows.jsonl:1")
+
+
+# --- the agent --------------------------------------------------------------------------------------------
+
+
+def said(thought, action):
+    return Reply(f"<think>{thought}</think>\n{action}", 10, truncated=False)
+
+
+def test_an_agent_that_does_as_the_expert_is_asked_as_in_training():
+    program = programs(1)[0]
+    run = solve(program)
+    instances = list(step_instances(run, targets="all", system_prompt="", context="full"))
+    agent = Agent(program.repair, max_steps=8)
+    for step, instance in zip(run.steps, instances, strict=True):
+        assert agent.prompt == instance.prompt
+        agent.take(said("x", step.action))
+        if agent.waits_for_tests:
+            agent.observe(TEST, PASSED)
+    assert agent.end == "stop"
+    assert agent.result.program.source == program.with_line(program.wrong[0]).with_line(program.wrong[1]).source
+
+
+def test_an_agent_hears_of_its_errors_and_ends_for_good():
+    repair = programs(1)[0].repair
+    agent = Agent(repair, max_steps=3)
+    agent.take(said("x", edit("no such line", "c")))
+    assert "occurs 0 times" in agent.context
+    agent.take(said("x", "<function=bash>\n<parameter=command>ls</parameter>\n</function>"))
+    assert agent.context.endswith("Only str_replace_editor's view and str_replace, the tests and submit are here.\n\n")
+    agent.take(said("x", edit("c = ", "c  = ")))
+    assert agent.end == "not submitted"
+    assert agent.result is None
+    for text in ("no thought", "<think>x</think>\nno action"):
+        agent = Agent(repair, max_steps=3)
+        agent.take(Reply(text, 3, truncated=False))
+        assert agent.end in ("no <think>", "no function call")
+        assert agent.result is None
