@@ -83,7 +83,7 @@ def outlook(recipe: Recipe) -> Outlook:
     completion = int(OF_THE_LIMIT * recipe.rollout.max_completion_length)
     gpu = _this_gpu()
     found = forecast(recipe, completion, gpu)
-    rollouts = found.prompts * recipe.rollout.num_generations
+    rollouts = len(found.step.prompts) * recipe.rollout.num_generations
     raw = found.kinds["rows"]
     prompt = raw.cost.raw_tokens / rollouts - completion
     taken = found.kinds.get(recipe.rollout.share_prefix, raw).seconds
