@@ -1,11 +1,16 @@
 """What a run writes: said before it starts, and what stays when it has finished."""
 
+from pathlib import Path
+
 import pytest
 from command_line import assert_one_line, srl, write_recipe
+from transformers import AutoConfig
 
-from srl.runs.recipe import Checkpoints, Data, Model, Recipe
+from srl.runs.recipe import Checkpoints, Data, Model, Recipe, Validation, read_recipe
+from srl.shared_prefix.cost import ModelSize
 from srl.training import disk as disk_module
 from srl.training.disk import disk
+from srl.training.memory import adapter_weights
 
 CHECKPOINTS = Checkpoints()
 
@@ -25,11 +30,10 @@ def test_what_is_said_is_what_is_written_and_model_is_all_that_stays(
     recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2)
     kept = srl("train", recipe, "--validation.eval-steps", 1)
     assert kept.returncode == 0, kept.stderr
-    n_weights = size_of(tiny_student / "model") // 4
-    needs = disk(Recipe(stage="srl", output_dir=tmp_path, model=Model(model_name_or_path=""), data=Data(path=tmp_path)),
-                 n_weights, 0, evaluates=True)  # fmt: skip
+    size = ModelSize.of(AutoConfig.from_pretrained(tiny_student / "model"))
+    needs = disk(read_recipe(recipe), size)
     (checkpoint, *_) = (tmp_path / "r").glob("checkpoint-*")
-    assert size_of(checkpoint) == pytest.approx(needs.checkpoint, rel=0.5)  # files of a few kB count here
+    assert size_of(checkpoint) == pytest.approx(needs.checkpoint, rel=0.5)  # other files of a few kB count here
     assert size_of(tmp_path / "r/model") == pytest.approx(needs.model, rel=0.5)
     assert "and, at once, 2 checkpoint(s) of" in kept.stdout
     only_model = ["--output-dir", tmp_path / "only", "--checkpoints.no-keep-when-finished"]
@@ -51,14 +55,26 @@ def test_a_run_that_does_not_fit_the_disk_is_one_line_before_it_begins(
 
 
 def test_adapters_and_bfloat16_write_less_and_a_higher_limit_more():
-    def needs(checkpoints=CHECKPOINTS, evaluates=True, **model):
-        recipe = Recipe(stage="srl", output_dir=".", data=Data(path="."), checkpoints=checkpoints,
-                        model=Model(model_name_or_path="", **model))  # fmt: skip
-        return disk(recipe, 1_000, 10, evaluates=evaluates)
+    size = ModelSize(layers=2, hidden=8, heads=2, kv_heads=1, head_size=4, mlp=16, vocabulary=50)
 
-    assert needs() == (4_000, 12_000, 3)
-    assert needs(evaluates=False).checkpoints == 3
-    assert needs(Checkpoints(save_total_limit=1), evaluates=False).checkpoints == 2
-    assert needs(Checkpoints(save_total_limit=20)).peak == 4_000 + 21 * 12_000
+    def needs(checkpoints=CHECKPOINTS, eval_steps=1, **model):
+        recipe = Recipe(
+            stage="srl",
+            output_dir=Path(),
+            data=Data(path=Path()),
+            checkpoints=checkpoints,
+            model=Model(model_name_or_path="", **model),
+            validation=Validation(eval_steps=eval_steps),
+        )
+        return disk(recipe, size)
+
+    model = 4 * size.weights
+    assert needs() == (model, 3 * model, 3)
+    assert needs(Checkpoints(save_steps=1), eval_steps=0).checkpoints == 3
+    assert needs(Checkpoints(save_steps=1, save_total_limit=1), eval_steps=0).checkpoints == 2
+    assert needs(Checkpoints(save_total_limit=1)).checkpoints == 3  # the newest, the best, the next
+    assert needs(eval_steps=0) == (model, 3 * model, 0)
+    assert needs(Checkpoints(save_total_limit=20)).peak == model + 21 * 3 * model
     assert needs(dtype="bfloat16").peak == needs().peak / 2
-    assert needs(use_peft=True) == (4_040, 120, 3)
+    adapters = 4 * adapter_weights(size, 16)
+    assert needs(use_peft=True) == (model + adapters, 3 * adapters, 3)

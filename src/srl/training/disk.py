@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 from srl.errors import UserError
 from srl.runs.recipe import Recipe
 from srl.shared_prefix.cost import ModelSize
-from srl.training.memory import adapter_weights
+from srl.training.memory import trained_weights
 
 SMALL = 1e8
 """Bytes of a run that need no word."""
@@ -31,27 +32,25 @@ class Disk(NamedTuple):
         return self.model + self.checkpoints * self.checkpoint
 
 
-def disk(recipe: Recipe, weights: int, adapters: int, *, evaluates: bool) -> Disk:
-    """What a run of a model of so many weights writes; `adapters` are LoRA's."""
+def disk(recipe: Recipe, size: ModelSize) -> Disk:
+    """What a run writes. Rollouts, which come on top, are a few bytes for each of their tokens."""
     per_weight = 2 if recipe.model.dtype == "bfloat16" else 4
-    trained = adapters if recipe.model.use_peft else weights
+    trained = trained_weights(recipe, size)
+    evaluates = recipe.validation.eval_steps > 0
     held = max(recipe.checkpoints.save_total_limit, 1 + evaluates) + 1  # the newest, the best, and the next
     if recipe.optim.max_steps > 0 and recipe.save_steps:
-        held = min(held, -(-recipe.optim.max_steps // recipe.save_steps))
-    # Without LoRA model/ is written when the checkpoints are; with it the adapters lie beside it.
-    model = per_weight * (weights + (adapters if recipe.model.use_peft else 0))
+        held = min(held, math.ceil(recipe.optim.max_steps / recipe.save_steps))
+    model = per_weight * (size.weights + trained * recipe.model.use_peft)  # merged, and adapter/
     return Disk(model, 3 * per_weight * trained, held if recipe.save_steps else 0)
 
 
-def check_disk(recipe: Recipe, model: Any, *, evaluates: bool, is_main: bool = True) -> None:
+def check_disk(recipe: Recipe, model: Any, *, is_main: bool = True) -> None:
     """Say what a run will write, unless it is little.
 
     Raises:
         UserError: more than there is room for.
     """
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    adapters = adapter_weights(ModelSize.of(model.config.get_text_config()), recipe.model.lora_r)
-    needs = disk(recipe, weights, adapters if recipe.model.use_peft else 0, evaluates=evaluates)
+    needs = disk(recipe, ModelSize.of(model.config.get_text_config()))
     if needs.peak < SMALL or not is_main:
         return
     free = free_bytes(recipe.output_dir)

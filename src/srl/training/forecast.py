@@ -25,15 +25,7 @@ from srl.training.machines import (
     seconds_of_pass,
     seconds_of_sampling,
 )
-from srl.training.memory import (
-    Memory,
-    activation_bytes,
-    adapter_weights,
-    checkpoints,
-    memory,
-    precision,
-    trained_weights,
-)
+from srl.training.memory import Memory, activation_bytes, checkpoints, memory, precision, trained_weights
 
 
 class Seconds(NamedTuple):
@@ -81,13 +73,12 @@ def forecast(recipe: Recipe, completion_tokens: int, gpu: Gpu | None = None, dev
     else:
         of_epochs = math.ceil(epochs * (step.rows // len(step.prompts)))
     computes_in = precision(recipe, on_gpu=gpu is not None)
-    adapters = adapter_weights(step.size, recipe.model.lora_r) if recipe.model.use_peft else 0
     return Forecast(
         step,
         recipe.optim.max_steps if recipe.optim.max_steps > 0 else of_epochs,
         {sharing: machine.takes(sharing) for sharing in COARSER if recipe.stage != "sft" or sharing == "rows"},
         {again: activation_bytes(step.size, computes_in, checkpointing=again) for again in (False, True)},
-        disk(step.recipe, step.size.weights, adapters, evaluates=recipe.validation.eval_steps > 0).peak,
+        disk(step.recipe, step.size).peak,
     )
 
 

@@ -20,7 +20,6 @@ from srl.training.disk import Disk, disk, free_bytes
 from srl.training.fitting import Facts
 from srl.training.forecast import forecast
 from srl.training.machines import GPUS, Gpu
-from srl.training.memory import adapter_weights
 from srl.training.rows import load_rows
 
 OF_THE_LIMIT = 0.75
@@ -77,9 +76,6 @@ def facts_of(model: str, data: Path) -> Facts:
 
 def outlook(recipe: Recipe) -> Outlook:
     """As `srl plan`, for this machine, and the disk."""
-    size = _size(resolve_model(recipe.model.model_name_or_path))
-    adapters = adapter_weights(size, recipe.model.lora_r) if recipe.model.use_peft else 0
-    needs = disk(recipe, size.weights, adapters, evaluates=recipe.validation.eval_steps > 0)
     completion = int(OF_THE_LIMIT * recipe.rollout.max_completion_length)
     gpu = _this_gpu()
     found = forecast(recipe, completion, gpu)
@@ -95,7 +91,7 @@ def outlook(recipe: Recipe) -> Outlook:
         per_sampled_token=taken.sampling / (rollouts * completion) if is_known else None,
         per_learned_token=raw.seconds.passes / raw.cost.raw_tokens if is_known else None,
         prompt_tokens=prompt,
-        disk=needs,
+        disk=disk(recipe, found.step.size),
         free=free_bytes(recipe.output_dir),
     )
 

@@ -69,7 +69,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     config = trainer_config(recipe, options)
 
     model = load_policy(recipe, model_path, chat)
-    check_disk(recipe, model, evaluates=bool(eval_rows), is_main=processes.is_main_process)
+    check_disk(recipe, model, is_main=processes.is_main_process)
 
     with attended(recipe, processes, resume=resume, overwrite=overwrite) as run:
         if processes.is_main_process:
