@@ -21,6 +21,7 @@ from srl.cli.export import ExportVerl
 from srl.cli.plan import Plan
 from srl.cli.profile import Profile
 from srl.cli.report import ReportCommand
+from srl.cli.reproduce import Reproduce
 from srl.cli.rewrite import Rewrite
 from srl.cli.sample import Sample
 from srl.cli.start import Start
@@ -47,6 +48,7 @@ Command = (
     | Annotated[Swe, tyro.conf.subcommand("swe")]
     | Annotated[ReportCommand, tyro.conf.subcommand("report")]
     | Annotated[ExperimentCommand, tyro.conf.subcommand("experiment")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Tiny, tyro.conf.subcommand("tiny")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
@@ -114,7 +116,7 @@ def _parsed(arguments: list[str]) -> Command:
 
 def _remedy(arguments: list[str]) -> str:
     """How to go on with a command that was cut short, for those that can."""
-    if arguments[:1] in (["start"], ["experiment"], ["demo"]):
+    if arguments[:1] in (["start"], ["experiment"], ["demo"], ["reproduce"]):
         return "; the same command goes on"
     goes_on = arguments[:1] in (["train"], ["evaluate"], ["swe"], ["profile"])
     return "; the same command with --resume goes on" if goes_on else ""
