@@ -13,20 +13,22 @@ import psutil
 import pyarrow.parquet as parquet
 import pytest
 
-from srl.chat.prompts import parse_completion
+from srl.chat.prompts import format_completion, parse_completion
 from srl.data.folder import as_row
 from srl.data.steps import step_instances
+from srl.engines.transformers import TransformersEngine
 from srl.errors import UserError
 from srl.evaluation.statistics import difference_over_seeds, mean_over_seeds, mean_score, paired_difference
 from srl.files import read_rows, write_jsonl
+from srl.rewards import StepReward
 from srl.runs.folder import resolve_model
-from srl.runs.recipe import Recipe, read_recipe
+from srl.runs.recipe import Recipe, Reward, read_recipe
 from srl.study.domain import read_problems, write_data, write_problems
 from srl.study.experiment import Domain, read_experiment
 from srl.study.results import laid_out, write_experiment_results
 from srl.study.schedule import open_experiment, plan_jobs, run_experiment
-from srl.study.step_scores import step_scores
-from srl.study.tiny import expert_choice, operations, random_problem, reduce_at, solve, terms
+from srl.study.step_scores import judged_both_ways, step_scores
+from srl.study.tiny import expert_choice, operations, random_problem, reduce_at, solve, terms, thinking_aloud
 from srl.training.train import train
 
 SMALL = """
@@ -241,6 +243,28 @@ def test_r3_trains_from_the_problem_and_from_prefixes(tmp_path):
     # `tiny-base` ends after one step: it is right where only the answer is missing, never where two steps are.
     assert sum(rewards[5]) > 10
     assert not sum(map(sum, rewards[:4]))
+
+
+def test_the_whole_solution_as_one_step_is_asked_in_a_form_that_the_base_can_meet(tmp_path):
+    write_data(tmp_path, Domain(expert_problems=8, validation_problems=1, test_problems=1), 0, ())
+    rows = [row.value for row in read_rows(tmp_path / "holistic/train.steps.jsonl")]
+    engine = TransformersEngine(resolve_model("tiny-base"), 140)
+    replies = engine.generate([tuple(row["prompt"]) for row in rows], [0] * 8, 1.0)
+    texts, experts = [reply.text for reply in replies], [row["expert_action"] for row in rows]
+    rewards = StepReward(Reward(thoughts="anywhere"))(texts, experts)
+    assert sum(reward > 0.3 for reward in rewards) >= 6
+    assert sum(reward == -1 for reward in StepReward()(texts, experts)) >= 6  # the rule of one thought first
+    aloud = [thinking_aloud(solve(row["prompt"][-1]["content"], thoughts=True)) for row in rows]
+    said = [format_completion(instance.thought, instance.expert_action) for instance in aloud]
+    assert StepReward(Reward(thoughts="anywhere"))(said, experts) == [1.0] * 8
+
+
+def test_steps_are_judged_with_and_without_the_rule_that_a_thought_is_needed():
+    texts = ["<think>a</think>1. one", "2. two", "3. three <think>"]
+    experts = ["1. one", "2. two", "3. three"]
+    judged = judged_both_ways(texts, experts, [False] * 3)
+    assert (judged["exact"], judged["exact_without_rule"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert judged["reward"] == pytest.approx((1 - 1 - 1) / 3)
 
 
 def test_the_model_that_comes_with_srl_knows_the_format_and_not_the_plan(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, shortened, step_prompt
+from srl.chat.prompts import answer_prompt, shortened
 from srl.data.formats.numbered import cut_steps
 from srl.data.steps import continuations, full_solution, is_held_out, step_instances, target_indices
 from srl.errors import UserError
@@ -159,7 +159,7 @@ def test_long_observations_are_shortened_in_prompts():
 def test_a_whole_solution_may_be_one_step():
     (instance,) = step_instances(replace(TRAJECTORY, conclusion="So 4."), targets="whole")
     assert instance.expert_action == full_solution(replace(TRAJECTORY, conclusion="So 4."))
-    assert instance.prompt == step_prompt(TRAJECTORY.problem, "", ANSWER_SYSTEM_PROMPT)
+    assert instance.prompt == answer_prompt(TRAJECTORY.problem)
     (plain,) = step_instances(TRAJECTORY, targets="whole", system_prompt="")
     assert [turn["role"] for turn in plain.prompt] == ["user"]
     agent = replace(TRAJECTORY, steps=(Step("ls", observation="a.py"),))

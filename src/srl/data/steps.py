@@ -42,6 +42,7 @@ def target_indices(n_steps: int, targets: Targets) -> range:
     return {
         "paper": range(1, n_steps),
         "all": range(1, n_steps + 1),
+        "whole": range(0),
         "skip_first": range(2, n_steps + 1),
     }[targets]
 
@@ -99,7 +100,7 @@ def _whole(trajectory: Trajectory, system_prompt: str | None) -> StepInstance:
     return StepInstance(
         trajectory_id=trajectory.id,
         step_index=1,
-        prompt=step_prompt(trajectory.problem, "", system),
+        prompt=answer_prompt(trajectory.problem, system),
         expert_action=full_solution(trajectory),
         thought=opening_thought(trajectory),
     )

@@ -330,5 +330,6 @@ def _own(row: dict[str, Any], completions: list[Any] | None, rewards: list[float
     right = dict.fromkeys(text for (text, _), reward in zip(completions or (), rewards, strict=True) if reward >= 1)
     if "expert_action" not in row:
         return [{**row, "solution": text, "thought": None} for text in right]  # what it thought is in its text
-    parsed = map(parse_completion, right)
-    return [{**row, "thought": completion.thought, "expert_action": completion.action} for completion in parsed]
+    parsed = [(text, parse_completion(text)) for text in right]  # with thoughts anywhere: the text as it stands
+    parts = [(None, text) if one.format_error else (one.thought, one.action) for text, one in parsed]
+    return [{**row, "thought": thought, "expert_action": action} for thought, action in parts]

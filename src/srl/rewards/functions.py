@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from srl.chat.aloud import parse_aloud
 from srl.chat.prompts import Completion, completion_text, parse_completion, user_text
 from srl.rewards.actions import action_score, why_no_action
 from srl.rewards.answer_text import known_answer
@@ -112,7 +113,8 @@ class StepReward:
         self, completions: Sequence[Any], experts: Sequence[str], truncated: Sequence[bool] | None
     ) -> list[Completion]:
         cut_off = truncated or [False] * len(completions)
-        parsed = [parse_completion(completion_text(c), truncated=t) for c, t in zip(completions, cut_off, strict=True)]
+        parse = parse_aloud if self.options.thoughts == "anywhere" else parse_completion
+        parsed = [parse(completion_text(c), truncated=t) for c, t in zip(completions, cut_off, strict=True)]
         if self.options.similarity == "text":
             return parsed
         faults = [p.action and why_no_action(p.action, e.strip()) for p, e in zip(parsed, experts, strict=True)]

@@ -161,6 +161,11 @@ class Reward(_Table):
         le=1,
         description="How much of the missing reward a thought can earn by making the expert's action likely.",
     )
+    thoughts: Literal["first", "anywhere"] = Field(
+        "first",
+        description="What is well formed: one thought before the action, or any number, before each of its parts. "
+        "anywhere: for whole solutions (srl steps --targets whole).",
+    )
     format_term: Literal["in_group", "separate"] = Field(
         "in_group",
         description="separate: similarity is normalized over well-formed completions, the format penalty alone.",
@@ -184,6 +189,8 @@ class Reward(_Table):
     def _check(self) -> Reward:
         if self.similarity != "text" and self.elements != "characters":
             raise ValueError('`elements` is for similarity = "text"; take one of the two out')
+        if self.thoughts == "anywhere" and (self.similarity != "text" or self.expert_logprob_weight):
+            raise ValueError('thoughts = "anywhere" is for similarity = "text" without expert_logprob_weight')
         return self
 
 

@@ -11,12 +11,10 @@ from typing import Any
 
 from srl.data.folder import as_row
 from srl.data.formats.columns import Columns
-from srl.data.formats.native import native_row
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import Source
 from srl.data.steps import full_solution, step_instances
 from srl.files import json_line, read_rows, write_jsonl, write_text
-from srl.records import Step, Trajectory
 from srl.study.experiment import Domain
 from srl.study.repair_data import write_repair_data, write_repair_problems
 from srl.study.tiny import random_problem, solve, thinking_aloud
@@ -58,7 +56,7 @@ def write_data(
 
     expert         the expert's numbered solutions, cut by `srl steps`: for SRL, SFT and RLVR
     own-thoughts   the expert's solutions as the student would think them aloud: for the ceiling
-    holistic       the expert's whole solution as one step
+    holistic       the expert's whole solution as one step, asked for as a whole solution
     prefixes       the problems to be solved from each number of the expert's steps on: for R3
     """
     if domain.kind == "code-repair":
@@ -67,25 +65,19 @@ def write_data(
     experts = [solve(next(fresh), thoughts=True) for _ in range(domain.expert_problems)]
     solutions = [{"id": t.id, "problem": t.problem, "solution": full_solution(t), "answer": t.answer} for t in experts]
     options, answer = replace(OPTIONS, answer_system_prompt=answer_system_prompt), Columns(answer="answer")
+    whole = replace(options, system_prompt=answer_system_prompt)
     _prepare(folder / "expert", solutions, options, answer)
     _prepare(folder / "prefixes", solutions, replace(options, solve_from="prefixes"), answer)
-    _prepare(folder / "holistic", [native_row(_as_one_step(trajectory)) for trajectory in experts], options)
+    _prepare(folder / "holistic", solutions, replace(whole, targets="whole"), answer)
     (folder / "own-thoughts").mkdir()
     aloud = (thinking_aloud(expert, answer_system_prompt) for expert in experts)
     write_jsonl(folder / "own-thoughts/train.steps.jsonl", map(as_row, aloud))
 
 
-def _prepare(
-    folder: Path, rows: Sequence[Mapping[str, Any]], options: StepOptions, columns: Columns | None = None
-) -> None:
+def _prepare(folder: Path, rows: Sequence[Mapping[str, Any]], options: StepOptions, columns: Columns) -> None:
     path = folder.with_suffix(".jsonl")
     write_jsonl(path, rows)
-    prepare(Source(path, columns=columns or Columns()), folder, options)
-
-
-def _as_one_step(trajectory: Trajectory) -> Trajectory:
-    step = Step(full_solution(trajectory))
-    return Trajectory(trajectory.id, trajectory.problem, (step,), answer=trajectory.answer)
+    prepare(Source(path, columns=columns), folder, options)
 
 
 def distinct_problems(rng: random.Random, operations: int, reserved: Collection[str] = ()) -> Iterator[str]:

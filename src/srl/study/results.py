@@ -77,6 +77,9 @@ def _arm(experiment: Experiment, arm: Arm, out: Path) -> dict[str, Any]:
         "validation": [one.get("validation") for one in done],
         "step_reward": [one["steps"]["reward"] for one in done if "steps" in one],
         "exact_steps": [one["steps"]["exact"] for one in done if "steps" in one],
+        "exact_without_rule": [
+            one["steps"]["exact_without_rule"] for one in done if "exact_without_rule" in one.get("steps", {})
+        ],
         **{name: {"mean": e.value, "interval": [e.low, e.high]} for name, e in estimates.items()},
         "scores": scores,
     }
@@ -104,7 +107,19 @@ def _comparison(arms: dict[str, Any], better: str, than: str) -> dict[str, Any]:
 
 def arms_table(arms: dict[str, Any]) -> Table:
     """A row per arm: shares of test problems solved, in percent with 95% intervals; steps; cost."""
-    heads = ("arm", "seeds", "greedy", "sampled", "stepwise", "step reward", "exact steps", "tokens", "CPU s", "rate")
+    heads = (
+        "arm",
+        "seeds",
+        "greedy",
+        "sampled",
+        "stepwise",
+        "step reward",
+        "exact steps",
+        "thought or not",
+        "tokens",
+        "CPU s",
+        "rate",
+    )
     table = Table(*heads, title="test problems solved (%), 95% intervals over seeds and problems", title_justify="left")
     for arm in arms.values():
         table.add_row(
@@ -112,7 +127,7 @@ def arms_table(arms: dict[str, Any]) -> Table:
             str(arm["seeds"]),
             *(_cell(arm.get(column)) for column in ("greedy", "sampled", "stepwise")),
             f"{_mean(arm['step_reward']):.3f}" if arm["step_reward"] else "–",
-            percent(_mean(arm["exact_steps"])) if arm["exact_steps"] else "–",
+            *(percent(_mean(arm[name])) if arm[name] else "–" for name in ("exact_steps", "exact_without_rule")),
             f"{arm['tokens'] / 1e6:.2f} M",
             f"{arm['cpu_seconds']:.0f}",
             "" if arm["learning_rate"] is None else f"{arm['learning_rate']:g}",

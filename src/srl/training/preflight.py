@@ -20,6 +20,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from srl.chat.aloud import parse_aloud
 from srl.chat.prompts import completion_text, parse_completion
 from srl.chat.tokenizer import Chat
 from srl.errors import UserError
@@ -74,7 +75,7 @@ def begun(text: str) -> str:
     return " ".join(text.split())[:EXAMPLE_CHARACTERS]
 
 
-def fault_of(text: str, truncated: bool, stage: str) -> str | None:
+def fault_of(text: str, truncated: bool, stage: str, thoughts: str = "first") -> str | None:
     """What is wrong with a completion; None if it is well formed.
 
     One that was cut off and has no `<think>` lacks that: more room would not help it. Solutions, of RLVR, have no form
@@ -85,6 +86,8 @@ def fault_of(text: str, truncated: bool, stage: str) -> str | None:
     """
     if stage == "rlvr":
         return "truncated" if truncated else None
+    if thoughts == "anywhere":
+        return parse_aloud(text, truncated=truncated).format_error
     return parse_completion(text, truncated=truncated and "<think>" in text).format_error
 
 
@@ -118,7 +121,8 @@ class Preflight(TrainerCallback):
             raise UserError(self._refusal(seen))
 
     def _seen(self, texts: list[str], rows: Sequence[dict[str, Any]], ids: list[list[int]]) -> Seen:
-        faults = [fault_of(text, row["truncated"], self.recipe.stage) for text, row in zip(texts, rows, strict=True)]
+        how = (self.recipe.stage, self.recipe.reward.thoughts)
+        faults = [fault_of(text, row["truncated"], *how) for text, row in zip(texts, rows, strict=True)]
         found = gather_object(
             list(zip(faults, map(begun, texts), map(len, ids), [row["truncated"] for row in rows], strict=True))
         )
