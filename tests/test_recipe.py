@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from srl.errors import UserError
 from srl.runs.recipe import ChatOptions, Data, Model, Optim, Recipe, Rollout, read_recipe, recipe_toml
+from srl.runs.toml import from_toml
 
 FILES = (file for file in (resources.files("srl") / "builtin/recipes").iterdir() if file.is_file())
 NAMES = sorted(file.name.removesuffix(".toml") for file in FILES)
@@ -140,6 +141,26 @@ def test_arguments_of_a_template_are_a_table_in_a_recipe_and_as_a_flag(capsys):
         assert "expected a TOML table" in capsys.readouterr().err
     with pytest.raises(ValueError, match="expected texts"):
         ChatOptions(template_kwargs={"day": date(2026, 1, 1)})
+
+
+@pytest.mark.parametrize(
+    ("trl", "message"),
+    [
+        ({"model_init_kwargs": {"load_in_4bit": True}}, "`load_in_4bit`: quantized weights (QLoRA) are not supported"),
+        ({"push_to_hub": True}, "nowhere: `hf upload USER/NAME RUN/model` sends what a run has made"),
+    ],
+)
+def test_what_srl_leaves_to_others_is_named_with_the_way(trl, message):
+    from srl.training.options import trainer_options
+
+    with pytest.raises(UserError, match=re.escape(message)):
+        trainer_options(open_recipe(prompts=4).model_copy(update={"trl": trl}), 1, has_validation=False)
+
+
+def test_quantized_weights_are_refused_by_name():
+    text = recipe_toml(open_recipe(prompts=4)).replace("[model]\n", "[model]\nload_in_4bit = true\n")
+    with pytest.raises(UserError, match=r"`load_in_4bit`: quantized weights \(QLoRA\) are not supported"):
+        from_toml(Recipe, text, "r.toml")
 
 
 @pytest.mark.parametrize(

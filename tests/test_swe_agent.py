@@ -3,19 +3,22 @@
 import json
 import re
 import threading
+import time
 
 import pytest
 from chat_server import completion, serving
-from hostile import BUGGY, FIXED, INSTANCE, SOURCES, diff, write_package
+from hostile import BUGGY, FIXED, INSTANCE, SOURCES, diff, leftovers, write_package
 
 from srl.data.formats import mini_swe_agent
 from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import Source
+from srl.engines.protocols import Reply
 from srl.errors import UserError
 from srl.evaluation.config import read_config
 from srl.evaluation.swe.instances import instance_row
 from srl.evaluation.swe.options import PredictOptions
 from srl.evaluation.swe.predict import predict
+from srl.evaluation.swe.repository import Folder
 from srl.evaluation.swe.score import score
 from srl.files import Row, write_jsonl
 from srl.rewards.sandbox.walls import Limits, find_sandbox
@@ -195,6 +198,20 @@ class TestWithThePackage:
             predict(server.url, local, out, options, model="tiny", resume=True)
         assert sorted((issue, number) for issue, number, _ in served) == [(i, n) for i in "12" for n in range(3)]
         assert len((out / "predictions.jsonl").read_text().splitlines()) == 3
+
+    def test_a_run_that_nobody_waits_for_is_ended_in_the_middle_of_a_command(self, local):
+        from srl.evaluation.swe.agent import AgentBudget, AgentRun
+
+        budget = AgentBudget(9, 999, 9999, command_seconds=60, context="paper", system_prompt="")
+        agent = AgentRun(INSTANCE, Folder(local / SOURCES / "calc-1"), find_sandbox(), budget)
+        taking = threading.Thread(target=agent.take, args=(Reply(says("touch begun; sleep 60"), 1, truncated=False),))
+        taking.start()
+        time.sleep(0.5)
+        started = time.monotonic()
+        agent.close()
+        taking.join()
+        assert time.monotonic() - started < 20
+        assert leftovers(local) == []
 
     @pytest.mark.slow
     def test_a_model_in_this_process_is_driven_too(self, local, tmp_path):

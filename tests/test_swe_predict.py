@@ -14,7 +14,7 @@ from srl.evaluation.swe.options import PredictOptions
 from srl.evaluation.swe.predict import predict
 from srl.evaluation.swe.predictions import Prediction, empty, gold, read_predictions, write_predictions
 from srl.evaluation.swe.protocols import EndToEnd, OracleEdit, answer_of, named_files
-from srl.evaluation.swe.repository import Commit, Folder, WithBug, find_repositories
+from srl.evaluation.swe.repository import Commit, Folder, WithBug, find_repositories, source_tree
 from srl.files import write_jsonl
 
 FILES = {"calc/add.py": "def add(a, b):\n    return a + b\n", "calc/__init__.py": "", "tests/test_add.py": "x = 1\n"}
@@ -64,6 +64,9 @@ def test_a_commit_and_a_folder_are_the_same_repository(local, tmp_path):
         assert {path: one.read(path).decode() for path in FILES} == FILES
         assert one.read("none.py") is None
         assert one.read("../clones/o__calc/HEAD") is None
+        (tmp_path / "whole").mkdir(exist_ok=True)
+        whole = Folder(source_tree(WithBug(one, BUG), tmp_path / "whole"))
+        assert {path: whole.read(path).decode() for path in whole.paths()} == FILES
         buggy = WithBug(one, BUG)
         assert b"a - b" in buggy.read("calc/add.py")
         assert buggy.read("tests/test_add.py") == b"x = 1\n"

@@ -18,7 +18,10 @@ from srl.evaluation.results import Column, ColumnName, Results, interval, percen
 from srl.evaluation.statistics import mcnemar, mean_of_columns, paired_difference, smallest_significant_change
 
 PLOTS = (".svg", ".png", ".pdf")
-PROTOCOL = ("protocol", "engine", "max_tokens", "system_prompt", "give_title", "temperature")
+PROTOCOL = (
+    *("protocol", "engine", "max_tokens", "system_prompt", "give_title", "temperature"),
+    *("max_input_tokens", "max_steps", "max_agent_tokens", "command_seconds", "context", "agent"),
+)
 """How a model is asked, as the keys of a configuration."""
 
 

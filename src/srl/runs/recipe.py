@@ -8,6 +8,7 @@ The table `[verl]` does so for the other engine; each engine reads its own.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import date
 from importlib import resources
 from pathlib import Path
@@ -25,6 +26,20 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+QUANTIZED = ("load_in_4bit", "load_in_8bit", "quantization_config", "use_qlora")
+"""What people ask for QLoRA with."""
+
+
+def refuse_quantized(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that would load quantized weights."""
+    for name in QUANTIZED:
+        if options.get(name):
+            raise ValueError(
+                f"`{name}`: quantized weights (QLoRA) are not supported; model.use_peft trains LoRA adapters beside "
+                'whole weights, with model.dtype = "bfloat16" in two bytes each'
+            )
+
+
 class Model(_Table):
     """Where training starts."""
 
@@ -38,6 +53,13 @@ class Model(_Table):
     lora_r: int = Field(16, ge=1, description="LoRA rank.")
     lora_alpha: int = Field(32, ge=1, description="LoRA scale, divided by the rank.")
     lora_target_modules: str = Field("all-linear", description="Modules that get adapters, separated by commas.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_not_quantized(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            refuse_quantized(values)
+        return values
 
 
 class ChatOptions(_Table):

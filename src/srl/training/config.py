@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 
 import torch
 
 from srl.errors import UserError
 from srl.shared_prefix.trainer import SharedPrefixConfig
+
+# Of names in TRL's options and calls, which nobody who trains can change.
+warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning)
 
 
 def usual_oversampling() -> float:

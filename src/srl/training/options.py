@@ -11,7 +11,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from trl import SFTConfig
 
 from srl.errors import UserError
-from srl.runs.recipe import Optim, Recipe, Rollout
+from srl.runs.recipe import Optim, Recipe, Rollout, refuse_quantized
 from srl.runs.toml import suggest
 from srl.training.config import SRLConfig, usual_oversampling
 
@@ -147,6 +147,7 @@ OWNED = {
     "logging_nan_inf_filter": "nowhere: a run ends at the first number that is not finite",
     "chat_template_kwargs": "`chat.template_kwargs`",
     "resume_from_checkpoint": "the flag `--resume`",
+    "push_to_hub": "nowhere: `hf upload USER/NAME RUN/model` sends what a run has made",
     "expert_logprob_gain": "`reward.expert_logprob_weight`",
     **{name: f"`optim.{name}`" for name in Optim.model_fields},
     **{name: f"`rollout.{name}`" for name in Rollout.model_fields},
@@ -167,6 +168,10 @@ def _further_options(recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"[trl] unknown option `{name}` of {config.__name__}{suggest(name, sorted(known))}")
         if name in owned:
             raise UserError(f"[trl] `{name}` has its own place in the recipe: {owned[name]}")
+    try:
+        refuse_quantized(recipe.model_init_kwargs)
+    except ValueError as error:
+        raise UserError(f"[trl.model_init_kwargs] {error}") from None
     if dtypes := {"dtype", "torch_dtype"} & recipe.model_init_kwargs.keys():
         raise UserError(f"[trl.model_init_kwargs] `{dtypes.pop()}` has its own place in the recipe: `model.dtype`")
     # `policy.py` loads the model; only a reference model, which a beta asks for, is loaded by TRL.

@@ -85,6 +85,7 @@ class AgentRun:
         """In mini-swe-agent's format; there once it has ended."""
         self._answers: SimpleQueue[Reply | None] = SimpleQueue()
         self._events: SimpleQueue[tuple[Message, ...] | BaseException | None] = SimpleQueue()
+        self._shell: Shell | None = None
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
         self._wait()
@@ -98,6 +99,8 @@ class AgentRun:
     def close(self) -> None:
         """End a run that is not waited for any more, and what it started."""
         self._answers.put(None)
+        if self._shell:
+            self._shell.end()
         self._thread.join()
 
     def ask(self, prompt: tuple[Message, ...]) -> Reply:
@@ -121,7 +124,7 @@ class AgentRun:
     def _run(self) -> None:
         try:
             with ExitStack() as opened:
-                ended = self._drive(lambda: opened.enter_context(self._shell(opened)))
+                ended = self._drive(lambda: self._open_shell(opened))
         except BaseException as error:  # for whoever waits
             self.end = "dropped"
             self._events.put(error)
@@ -149,16 +152,18 @@ class AgentRun:
         self.trajectory = agent.save(None, {"instance_id": self.instance.id})
         return ended
 
-    def _shell(self, opened: ExitStack) -> Any:
+    def _open_shell(self, opened: ExitStack) -> Shell:
         scratch = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="srl-tree-")))
         bug = self.instance.bug_patch
-        return open_shell(
+        shell = open_shell(
             self.sandbox,
             source_tree(self.repository, scratch),
             patches=[bug] if bug else [],
             import_from=self.instance.import_from,
             limits=Limits(seconds=self.budget.command_seconds),
         )
+        self._shell = opened.enter_context(shell)
+        return self._shell
 
 
 class _Model:
