@@ -53,6 +53,7 @@ DIFFER = {  # a recipe and the one that it is compared with -> all in which they
     ("math-7b-srl-unfiltered", "math-7b-srl"): {"rollout.dynamic_sampling"},
     ("math-7b-holistic", "math-7b-srl"): {
         "data.path",
+        "reward.thoughts",
         "rollout.prompts_per_step",
         "rollout.max_completion_length",
     },
