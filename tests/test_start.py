@@ -81,6 +81,25 @@ def test_another_question_in_the_same_folder_and_bad_input_are_one_line(started,
     assert "--annotations thought" in again.stdout
 
 
+def test_a_few_rows_are_enough_to_start_and_nothing_is_asked_where_no_answer_is_known(
+    tiny_data, tiny_student, tmp_path
+):
+    data = tmp_path / "few"
+    data.mkdir()
+    steps = (tiny_data / "train.steps.jsonl").read_text().splitlines(keepends=True)
+    (data / "train.steps.jsonl").write_text("".join(steps[:40]))
+    (data / "validation.steps.jsonl").write_text("")
+    flags = ["--out", tmp_path / "out"]
+    assert srl("start", data, tiny_student, *flags, "--only-plan").returncode == 0
+    recipe = tmp_path / "out/srl.toml"
+    recipe.write_text(re.sub(r"(max_steps|save_steps) = \d+", r"\1 = 1", recipe.read_text()))
+    done = srl("start", data, tiny_student, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "no held-out problem with a known answer, so none is asked before training" in done.stdout
+    assert [line.split()[1] for line in commands(tmp_path / "out")] == ["warm-up", "train", "report"]
+    assert "--checked 10" in commands(tmp_path / "out")[0]
+
+
 def chosen(**changes):
     facts = Facts(**{**{"weights": 135_000_000, "positions": 8192, "rows": 7000, "held_out": 400,
                         "longest_prompt": 500, "step_tokens": 40}, **changes})  # fmt: skip
