@@ -33,6 +33,7 @@ def started(tiny_student, tiny_data, tmp_path_factory):
     return out, plan.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_one_command_goes_from_data_to_report(started):
     out, plan, said = started
     assert "plan, by arithmetic for this machine" in plan
@@ -55,6 +56,7 @@ def test_one_command_goes_from_data_to_report(started):
     assert "after-stepwise" in page
 
 
+@pytest.mark.slow
 def test_what_has_ended_is_not_done_again(started, tiny_data, tiny_student):
     out, _, _ = started
     (out / "after-answer/results.json").unlink()
@@ -66,6 +68,7 @@ def test_what_has_ended_is_not_done_again(started, tiny_data, tiny_student):
     assert {path: path.stat().st_mtime_ns for path in (out / "srl/model").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_another_question_in_the_same_folder_and_bad_input_are_one_line(started, tiny_data, tiny_student, tmp_path):
     out, _, _ = started
     assert_one_line(srl("start", tiny_data, tiny_student, "--out", out, "--minutes", 5), "other data, model or minutes")
@@ -136,6 +139,7 @@ def test_the_length_is_a_time_or_three_passes_whichever_is_less():
     assert nothing_held_out["checkpoints.save_steps"] > 0
 
 
+@pytest.mark.slow
 def test_every_choice_stands_in_the_recipe_with_its_reason(started, tmp_path):
     out, _, _ = started
     text = (out / "srl.toml").read_text()
