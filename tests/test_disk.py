@@ -27,8 +27,9 @@ def size_of(folder):
 def test_what_is_said_is_what_is_written_and_model_is_all_that_stays(
     tiny_student, tiny_data, tmp_path, every_byte_counts
 ):
-    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2)
-    kept = srl("train", recipe, "--validation.eval-steps", 1)
+    recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2, stage="sft")
+    each_step = ["--validation.eval-steps", 0, "--checkpoints.save-steps", 1]
+    kept = srl("train", recipe, *each_step)
     assert kept.returncode == 0, kept.stderr
     size = ModelSize.of(AutoConfig.from_pretrained(tiny_student / "model"))
     needs = disk(read_recipe(recipe), size)
@@ -36,12 +37,12 @@ def test_what_is_said_is_what_is_written_and_model_is_all_that_stays(
     assert size_of(checkpoint) == pytest.approx(needs.checkpoint, rel=0.5)  # other files of a few kB count here
     assert size_of(tmp_path / "r/model") == pytest.approx(needs.model, rel=0.5)
     assert "and, at once, 2 checkpoint(s) of" in kept.stdout
-    only_model = ["--output-dir", tmp_path / "only", "--checkpoints.no-keep-when-finished"]
-    done = srl("train", recipe, *only_model, "--validation.eval-steps", 1)
+    only_model = ["--output-dir", tmp_path / "only", "--checkpoints.no-keep-when-finished", *each_step]
+    done = srl("train", recipe, *only_model)
     assert "the checkpoints go when it has finished" in done.stdout
     assert not list((tmp_path / "only").glob("checkpoint-*"))
     assert (tmp_path / "only/model/config.json").is_file()
-    again = srl("train", recipe, *only_model, "--validation.eval-steps", 1, "--resume", "--optim.max-steps", 4)
+    again = srl("train", recipe, *only_model, "--resume", "--optim.max-steps", 4)
     assert_one_line(again, "left no checkpoint to go on from (checkpoints.save_steps, checkpoints.keep_when_finished)")
 
 

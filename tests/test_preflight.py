@@ -5,6 +5,7 @@ import re
 import pytest
 from command_line import assert_one_line, metrics, srl, write_recipe
 
+from srl.runs import progress
 from srl.training.preflight import fault_of
 
 
@@ -37,7 +38,8 @@ def test_a_model_that_does_not_write_the_format_stops_before_its_first_step(
     assert not (tmp_path / "r/model").exists()
 
 
-def test_a_run_that_can_learn_says_what_it_sees_and_goes_on(tiny_student, tiny_data, tmp_path):
+def test_a_run_that_can_learn_says_what_it_sees_and_goes_on(tiny_student, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, max_steps=2)
     done = srl("train", recipe, "--rollout.min-well-formed", "0.2")
     assert done.returncode == 0, done.stderr
@@ -49,6 +51,9 @@ def test_a_run_that_can_learn_says_what_it_sees_and_goes_on(tiny_student, tiny_d
     held_out = next(line for line in first if "eval_format_error_rate" in line)
     assert f"completions: {1 - held_out['eval_format_error_rate']:.0%} well formed" in done.stdout
     assert re.search(r"the limit is 12 \(\d+% truncated\); \d of 4 groups have signal", done.stdout)
+    # What happens within an evaluation and a step is shown as it happens.
+    assert re.search(r"step 0/2  evaluating the start\n(.*\n)*step 0/2  held-out batch 1/1\n", done.stdout)
+    assert re.search(r"step 0/2  the first step\n(.*\n)*step 0/2  \d of 4 groups have signal, refill 1\n", done.stdout)
     assert re.search(r"the first step took .* s; 2 steps end at about \d\d:\d\d", done.stdout)
 
 

@@ -33,6 +33,7 @@ def started(tiny_student, tiny_data, tmp_path_factory):
     return out, plan.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_one_command_goes_from_data_to_report(started):
     out, plan, said = started
     assert "plan, by arithmetic for this machine" in plan
@@ -55,6 +56,7 @@ def test_one_command_goes_from_data_to_report(started):
     assert "after-stepwise" in page
 
 
+@pytest.mark.slow
 def test_what_has_ended_is_not_done_again(started, tiny_data, tiny_student):
     out, _, _ = started
     (out / "after-answer/results.json").unlink()
@@ -66,6 +68,7 @@ def test_what_has_ended_is_not_done_again(started, tiny_data, tiny_student):
     assert {path: path.stat().st_mtime_ns for path in (out / "srl/model").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_another_question_in_the_same_folder_and_bad_input_are_one_line(started, tiny_data, tiny_student, tmp_path):
     out, _, _ = started
     assert_one_line(srl("start", tiny_data, tiny_student, "--out", out, "--minutes", 5), "other data, model or minutes")
@@ -79,6 +82,25 @@ def test_another_question_in_the_same_folder_and_bad_input_are_one_line(started,
     again = srl("start", SAMPLES / "gsm8k.jsonl", tiny_student, "--out", tmp_path / "y", "--only-plan")
     assert again.returncode == 0, again.stderr
     assert "--annotations thought" in again.stdout
+
+
+def test_a_few_rows_are_enough_to_start_and_nothing_is_asked_where_no_answer_is_known(
+    tiny_data, tiny_student, tmp_path
+):
+    data = tmp_path / "few"
+    data.mkdir()
+    steps = (tiny_data / "train.steps.jsonl").read_text().splitlines(keepends=True)
+    (data / "train.steps.jsonl").write_text("".join(steps[:40]))
+    (data / "validation.steps.jsonl").write_text("")
+    flags = ["--out", tmp_path / "out"]
+    assert srl("start", data, tiny_student, *flags, "--only-plan").returncode == 0
+    recipe = tmp_path / "out/srl.toml"
+    recipe.write_text(re.sub(r"(max_steps|save_steps) = \d+", r"\1 = 1", recipe.read_text()))
+    done = srl("start", data, tiny_student, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "no held-out problem with a known answer, so none is asked before training" in done.stdout
+    assert [line.split()[1] for line in commands(tmp_path / "out")] == ["warm-up", "train", "report"]
+    assert "--checked 10" in commands(tmp_path / "out")[0]
 
 
 def chosen(**changes):
@@ -117,6 +139,7 @@ def test_the_length_is_a_time_or_three_passes_whichever_is_less():
     assert nothing_held_out["checkpoints.save_steps"] > 0
 
 
+@pytest.mark.slow
 def test_every_choice_stands_in_the_recipe_with_its_reason(started, tmp_path):
     out, _, _ = started
     text = (out / "srl.toml").read_text()

@@ -55,8 +55,8 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def update(self, done: float, text: str = "", total: float | None = None) -> None:
-        """So much is done, and what there is to say about it."""
+    def update(self, done: float, text: str = "", total: float | None = None, *, at_once: bool = False) -> None:
+        """So much is done, and what there is to say about it; `at_once`, however soon after the last line."""
         moved = done != self.done
         if moved:
             self._recent.append((time.monotonic(), float(done)))
@@ -65,14 +65,13 @@ class Progress:
         if self._bar:
             task = self._bar.tasks[0].id
             self._bar.update(task, completed=done, total=self.total, description=text, count=self._count)
-        elif (moved and done == self.total) or time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+        elif at_once or (moved and done == self.total) or self._is_quiet_for(SECONDS_BETWEEN_LINES):
             self._print(self._state)
 
     def still_at_it(self) -> None:
         """Say so, if nothing else has been said for a while."""
-        now = time.monotonic()
-        if now - self._last_line >= SECONDS_OF_SILENCE:
-            self._print(f"{self._state}  ({now - self._last_update:.0f} s)")
+        if self._is_quiet_for(SECONDS_OF_SILENCE):
+            self._print(f"{self._state}  ({time.monotonic() - self._last_update:.0f} s)")
 
     def line(self, text: str) -> None:
         """A line that stays."""
@@ -97,6 +96,9 @@ class Progress:
     @property
     def _count(self) -> str:
         return f"{self.done:,.0f}" if self.total is None else f"{self.done:,.0f}/{self.total:,.0f}"
+
+    def _is_quiet_for(self, seconds: float) -> bool:
+        return time.monotonic() - self._last_line >= seconds
 
     @property
     def _state(self) -> str:

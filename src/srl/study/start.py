@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from srl.chat.prompts import ANSWER_SYSTEM_PROMPT, STEP_SYSTEM_PROMPT
-from srl.data.folder import rows_file
 from srl.data.formats.written import has_annotations
 from srl.errors import UserError
 from srl.files import (
@@ -36,7 +35,6 @@ from srl.files import (
     check_output_folder,
     clear_folder,
     locked,
-    read_rows,
     read_values,
     suffix_of,
     write_text,
@@ -47,6 +45,7 @@ from srl.rewards.answer_text import known_answer
 from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.recipe import Recipe, read_recipe
 from srl.runs.warm_up import WarmUpOptions
+from srl.study.material import rows_of
 from srl.training.asked import trained_prompts
 from srl.training.fitting import Choice, fitting, length, recipe_text, spoken
 from srl.training.outlook import Outlook, facts_of, outlook
@@ -174,8 +173,7 @@ class Way:
     @property
     def n_asked(self) -> int:
         """How many held-out problems are asked: those with a known answer, but few on a CPU."""
-        path = rows_file(self.data, "validation.problems")
-        rows = read_rows(path) if path.stat().st_size else iter(())
+        rows = rows_of(self.data, "validation.problems") if any(self.data.glob("validation.problems.*")) else ()
         known = sum(known_answer(row.value["answer"]) is not None for row in rows)
         recipe = read_recipe(self.recipe_file)
         return min(known, recipe.validation.max_rows)
@@ -195,6 +193,9 @@ class Way:
     def _warm_up(self) -> Stage:
         folder = self.out / "warm-up"
         command = ["warm-up", str(self.recipe_file), "--out", str(folder)]
+        n_rows = sum(1 for _ in rows_of(self.data, "train.steps"))
+        if n_rows < 4 * WarmUpOptions().checked:
+            command += ["--checked", str(n_rows // 4)]
         if (folder / "warm-up.json").is_file() and not _is_warmed_up(folder):
             command.append("--overwrite")
         return Stage(command, lambda: _is_warmed_up(folder))

@@ -41,17 +41,18 @@ class RunProgress(TrainerCallback):
         """Show that training starts."""
         if state.is_world_process_zero:
             self.progress = Progress("step", state.max_steps, state.global_step).__enter__()
-            self.tell("evaluating the start" if args.eval_on_start else "")
+            if args.eval_on_start:
+                self.tell("evaluating the start", at_once=True)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Show that the first step has begun; later ones are shown with what the one before came to."""
         if not state.global_step:
-            self.tell("the first step")
+            self.tell("the first step", at_once=True)
 
-    def tell(self, text: str) -> None:
+    def tell(self, text: str, *, at_once: bool = False) -> None:
         """Show what is being done within a step."""
         if self.progress:
-            self.progress.update(self.progress.done, text)
+            self.progress.update(self.progress.done, text, at_once=at_once)
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, eval_dataloader: Any, **_: Any
