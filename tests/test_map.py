@@ -1,6 +1,8 @@
 """The map's driver: what it plans, and what it writes of what there is."""
 
 import importlib.util
+import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -8,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from srl.files import read_rows
+from srl.study.experiment import read_experiment
+from srl.study.results import write_experiment_results
+from srl.study.schedule import plan_jobs, run_experiment
 
 FOLDER = Path(__file__).parents[1] / "experiments/2026-11-26-when-srl-pays"
 
@@ -74,3 +79,33 @@ def test_the_picture_and_the_table_take_what_has_ended(run, tmp_path):
     assert lines[3] == "| SRL, greedy | not run | 30.0 [15.0, 45.0], 1 |"
     run.draw(bases, tmp_path / "map.svg")
     assert (tmp_path / "map.svg").read_text().count("SRL") >= 1
+
+
+NEIGHBOURS = FOLDER.parent / "2026-11-26-neighbours"
+
+
+@pytest.mark.parametrize(("name", "n_jobs"), [("neighbours", 58), ("rewards", 46)])
+def test_the_neighbours_experiments_can_be_planned(name, n_jobs, tmp_path):
+    experiment = read_experiment(NEIGHBOURS / f"{name}.toml")
+    assert len(plan_jobs(experiment, tmp_path, 3)) == n_jobs
+    for arm in experiment.arms.values():
+        spent = sum(experiment.stages[stage].changes["optim"]["max_num_tokens"] for stage in arm.stages)
+        assert spent in (0, 1_200_000) or any(experiment.stages[stage].own_samples for stage in arm.stages)
+
+
+@pytest.mark.slow
+def test_the_neighbours_run_from_data_to_table(tmp_path):
+    text = (NEIGHBOURS / "neighbours.toml").read_text()
+    text = text.replace("runs/when-srl-pays/bases/last-75/model", "tiny-base").replace('"Solve"', '""')
+    text = re.sub(r"learning_rates = .*", "learning_rates = [1e-3]", text)
+    text = re.sub(r"max_num_tokens = [\d_]+", "per_device_train_batch_size = 32, max_num_tokens = 3_000", text)
+    text = re.sub(r"(expert|validation|test)_problems = \d+", r"\1_problems = 6", text)
+    text = re.sub(r"recipe = \"tiny-(srl|r3|holistic)\"", r"\g<0>\nchanges.rollout.prompts_per_step = 4", text)
+    (tmp_path / "small.toml").write_text(text)
+    experiment = run_experiment(tmp_path / "small.toml", tmp_path / "out", n_seeds=1, n_jobs=2)
+    arms = write_experiment_results(experiment, tmp_path / "out")["arms"]
+    assert list(arms) == list(experiment.arms)
+    assert all(arm["tokens"] > 1000 for name, arm in arms.items() if name != "base")
+    assert arms["sft-steps"]["exact_without_rule"][0] >= arms["sft-steps"]["exact_steps"][0]
+    done = json.loads((tmp_path / "out/seed-0/round+round+round/done.json").read_text())
+    assert done["tokens"] > json.loads((tmp_path / "out/seed-0/round/done.json").read_text())["tokens"]
