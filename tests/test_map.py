@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from srl.errors import UserError
 from srl.files import read_rows
-from srl.study.experiment import read_experiment
+from srl.study.domain import write_data
+from srl.study.experiment import Domain, read_experiment
 from srl.study.results import write_experiment_results
 from srl.study.schedule import plan_jobs, run_experiment
 
@@ -109,3 +111,40 @@ def test_the_neighbours_run_from_data_to_table(tmp_path):
     assert arms["sft-steps"]["exact_without_rule"][0] >= arms["sft-steps"]["exact_steps"][0]
     done = json.loads((tmp_path / "out/seed-0/round+round+round/done.json").read_text())
     assert done["tokens"] > json.loads((tmp_path / "out/seed-0/round/done.json").read_text())["tokens"]
+
+
+def test_experts_differ_as_their_experiments_say(tmp_path):
+    names = {"wrong": {"wrong_steps": 0.3}, "words": {"wording": "other"}, "plain": {}}
+    solutions = {}
+    for name, style in names.items():
+        domain = Domain(expert_problems=60, validation_problems=1, test_problems=1, **style)
+        (tmp_path / name).mkdir()
+        write_data(tmp_path / name, domain, 0, ())
+        solutions[name] = [row.value for row in read_rows(tmp_path / name / "expert/train.problems.jsonl")]
+    for wrong, words, plain in zip(*(solutions[name] for name in names), strict=True):
+        assert wrong["answer"] == words["answer"] == plain["answer"]
+        assert words["solution"].count("gives ") == 5
+        assert re.findall(r"\d", words["solution"]) == re.findall(r"\d", plain["solution"])
+    n_wrong = sum(
+        wrong["solution"] != plain["solution"]
+        for wrong, plain in zip(solutions["wrong"], solutions["plain"], strict=True)
+    )
+    assert 0.55 < n_wrong / 60 < 0.95  # 1 − 0.7⁴ of them have a wrong operation, if all four choices have alternatives
+
+
+def test_the_styles_experiments_can_be_planned(tmp_path):
+    spec = importlib.util.spec_from_file_location("run_style", FOLDER.parent / "2026-11-26-expert-style/run.py")
+    style = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(style)
+    kinds = [read_experiment(style.write_file(name, tmp_path)[0]) for name in style.EXPERTS]
+    assert len({kind.domain for kind in kinds}) == len(kinds)
+    assert {len(plan_jobs(kind, tmp_path, 3)) for kind in kinds} == {28}
+    assert style.table(tmp_path) == ""
+
+
+def test_styles_are_for_the_arithmetic(tmp_path):
+    text = (FOLDER.parent / "2026-11-26-expert-style/style.toml").read_text()
+    kind = 'kind = "code-repair"\nexpert_problems = 2\nwrong_steps = 0.1'
+    (tmp_path / "e.toml").write_text(text.replace("EXPERT", kind))
+    with pytest.raises(UserError, match="wrong_steps and wording are for"):
+        read_experiment(tmp_path / "e.toml")
