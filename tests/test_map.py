@@ -1,13 +1,20 @@
 """The map's driver: what it plans, and what it writes of what there is."""
 
 import importlib.util
+import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from srl.errors import UserError
 from srl.files import read_rows
+from srl.study.domain import write_data
+from srl.study.experiment import Domain, read_experiment
+from srl.study.results import write_experiment_results
+from srl.study.schedule import plan_jobs, run_experiment
 
 FOLDER = Path(__file__).parents[1] / "experiments/2026-11-26-when-srl-pays"
 
@@ -74,3 +81,70 @@ def test_the_picture_and_the_table_take_what_has_ended(run, tmp_path):
     assert lines[3] == "| SRL, greedy | not run | 30.0 [15.0, 45.0], 1 |"
     run.draw(bases, tmp_path / "map.svg")
     assert (tmp_path / "map.svg").read_text().count("SRL") >= 1
+
+
+NEIGHBOURS = FOLDER.parent / "2026-11-26-neighbours"
+
+
+@pytest.mark.parametrize(("name", "n_jobs"), [("neighbours", 58), ("rewards", 46)])
+def test_the_neighbours_experiments_can_be_planned(name, n_jobs, tmp_path):
+    experiment = read_experiment(NEIGHBOURS / f"{name}.toml")
+    assert len(plan_jobs(experiment, tmp_path, 3)) == n_jobs
+    for arm in experiment.arms.values():
+        spent = sum(experiment.stages[stage].changes["optim"]["max_num_tokens"] for stage in arm.stages)
+        assert spent in (0, 1_200_000) or any(experiment.stages[stage].own_samples for stage in arm.stages)
+
+
+@pytest.mark.slow
+def test_the_neighbours_run_from_data_to_table(tmp_path):
+    text = (NEIGHBOURS / "neighbours.toml").read_text()
+    text = text.replace("runs/when-srl-pays/bases/last-75/model", "tiny-base").replace('"Solve"', '""')
+    text = re.sub(r"learning_rates = .*", "learning_rates = [1e-3]", text)
+    text = re.sub(r"max_num_tokens = [\d_]+", "per_device_train_batch_size = 32, max_num_tokens = 3_000", text)
+    text = re.sub(r"(expert|validation|test)_problems = \d+", r"\1_problems = 6", text)
+    text = re.sub(r"recipe = \"tiny-(srl|r3|holistic)\"", r"\g<0>\nchanges.rollout.prompts_per_step = 4", text)
+    (tmp_path / "small.toml").write_text(text)
+    experiment = run_experiment(tmp_path / "small.toml", tmp_path / "out", n_seeds=1, n_jobs=2)
+    arms = write_experiment_results(experiment, tmp_path / "out")["arms"]
+    assert list(arms) == list(experiment.arms)
+    assert all(arm["tokens"] > 1000 for name, arm in arms.items() if name != "base")
+    assert arms["sft-steps"]["exact_without_rule"][0] >= arms["sft-steps"]["exact_steps"][0]
+    done = json.loads((tmp_path / "out/seed-0/round+round+round/done.json").read_text())
+    assert done["tokens"] > json.loads((tmp_path / "out/seed-0/round/done.json").read_text())["tokens"]
+
+
+def test_experts_differ_as_their_experiments_say(tmp_path):
+    names = {"wrong": {"wrong_steps": 0.3}, "words": {"wording": "other"}, "plain": {}}
+    solutions = {}
+    for name, style in names.items():
+        domain = Domain(expert_problems=60, validation_problems=1, test_problems=1, **style)
+        (tmp_path / name).mkdir()
+        write_data(tmp_path / name, domain, 0, ())
+        solutions[name] = [row.value for row in read_rows(tmp_path / name / "expert/train.problems.jsonl")]
+    for wrong, words, plain in zip(*(solutions[name] for name in names), strict=True):
+        assert wrong["answer"] == words["answer"] == plain["answer"]
+        assert words["solution"].count("gives ") == 5
+        assert re.findall(r"\d", words["solution"]) == re.findall(r"\d", plain["solution"])
+    n_wrong = sum(
+        wrong["solution"] != plain["solution"]
+        for wrong, plain in zip(solutions["wrong"], solutions["plain"], strict=True)
+    )
+    assert 0.55 < n_wrong / 60 < 0.95  # 1 − 0.7⁴ of them have a wrong operation, if all four choices have alternatives
+
+
+def test_the_styles_experiments_can_be_planned(tmp_path):
+    spec = importlib.util.spec_from_file_location("run_style", FOLDER.parent / "2026-11-26-expert-style/run.py")
+    style = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(style)
+    kinds = [read_experiment(style.write_file(name, tmp_path)[0]) for name in style.EXPERTS]
+    assert len({kind.domain for kind in kinds}) == len(kinds)
+    assert {len(plan_jobs(kind, tmp_path, 3)) for kind in kinds} == {28}
+    assert style.table(tmp_path) == ""
+
+
+def test_styles_are_for_the_arithmetic(tmp_path):
+    text = (FOLDER.parent / "2026-11-26-expert-style/style.toml").read_text()
+    kind = 'kind = "code-repair"\nexpert_problems = 2\nwrong_steps = 0.1'
+    (tmp_path / "e.toml").write_text(text.replace("EXPERT", kind))
+    with pytest.raises(UserError, match="wrong_steps and wording are for"):
+        read_experiment(tmp_path / "e.toml")

@@ -49,9 +49,9 @@ BASES = {
     "last-95": Plan(0.0, 0.95),
     "last-75": Plan(0.0, 0.75),
     "any": Plan(0.0, 0.0),
-    "right-20": Plan(0.2, 0.0),
     "right-35": Plan(0.35, 0.0),
     "right-50": Plan(0.5, 0.0),
+    "right-65": Plan(0.65, 0.0),
 }
 """last-75 is the habit of `tiny-base`; any is that of the bases which were dropped for `paper-tiny`."""
 

@@ -147,7 +147,7 @@ def draw(bases: dict[str, Any], path: Path) -> None:
             [100 * (one["mean"] - one["interval"][0]) for one in found],
             [100 * (one["interval"][1] - one["mean"]) for one in found],
         ]
-        color, line = ("grey", "--") if key == "base" else (f"C{place}", "-")
+        color, line = ("black", "--") if key == "base" else (f"C{place}", "-")
         axes.errorbar(x, y, yerr=errors, marker="o", color=color, linestyle=line, capsize=2, markersize=4, label=title)
     axes.set_xscale("log")
     axes.set_xticks([0.2, 0.5, 1, 2, 5, 10, 20, 40], ["≤ 0.2", "0.5", "1", "2", "5", "10", "20", "40"])

@@ -15,13 +15,14 @@ from srl.data.prepare import StepOptions, prepare
 from srl.data.sources import Source
 from srl.data.steps import full_solution, step_instances
 from srl.files import json_line, read_rows, write_jsonl, write_text
+from srl.records import Trajectory
 from srl.study.experiment import Domain
 from srl.study.repair_data import write_repair_data, write_repair_problems
-from srl.study.tiny import random_problem, solve, thinking_aloud
+from srl.study.tiny import careless, in_other_words, random_problem, solve, thinking_aloud
 
 OPTIONS = StepOptions(targets="all", hold_out=0.0, system_prompt="", keep_wrong=True)
-"""The tiny model knows one task only and needs no instructions; validation problems are apart. The expert is never
-wrong, and a check that runs out of time on a busy machine must not change what a seed trains on."""
+"""The tiny model knows one task only and needs no instructions; validation problems are apart. The expert is
+wrong on purpose only, and a check that runs out of time on a busy machine must not change what a seed trains on."""
 
 
 def write_problems(folder: Path, domain: Domain) -> None:
@@ -62,7 +63,8 @@ def write_data(
     if domain.kind == "code-repair":
         return write_repair_data(folder, domain, seed, reserved)
     fresh = distinct_problems(random.Random(seed), domain.operations, reserved)
-    experts = [solve(next(fresh), thoughts=True) for _ in range(domain.expert_problems)]
+    rng = random.Random(f"expert {seed}")
+    experts = [_expert(next(fresh), domain, rng) for _ in range(domain.expert_problems)]
     solutions = [{"id": t.id, "problem": t.problem, "solution": full_solution(t), "answer": t.answer} for t in experts]
     options, answer = replace(OPTIONS, answer_system_prompt=answer_system_prompt), Columns(answer="answer")
     whole = replace(options, system_prompt=answer_system_prompt)
@@ -72,6 +74,13 @@ def write_data(
     (folder / "own-thoughts").mkdir()
     aloud = (thinking_aloud(expert, answer_system_prompt) for expert in experts)
     write_jsonl(folder / "own-thoughts/train.steps.jsonl", map(as_row, aloud))
+
+
+def _expert(problem: str, domain: Domain, rng: random.Random) -> Trajectory:
+    """A solution in the style that is wanted; the known answer is right where the solution is not."""
+    written = solve(problem, careless(rng, domain.wrong_steps), thoughts=True)
+    written = in_other_words(written) if domain.wording == "other" else written
+    return replace(written, answer=solve(problem).answer)
 
 
 def _prepare(folder: Path, rows: Sequence[Mapping[str, Any]], options: StepOptions, columns: Columns) -> None:

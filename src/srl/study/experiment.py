@@ -48,12 +48,24 @@ class Domain(_Table):
     expert_problems: int = Field(ge=1, description="That all arms train on.")
     validation_problems: int = Field(ge=1, description="They choose learning rate and checkpoint.")
     test_problems: int = Field(ge=1, description="Asked once.")
+    wrong_steps: float = Field(
+        0.0, ge=0, lt=1, description="arithmetic: share of the expert's operations that are not the right one."
+    )
+    wording: Literal["student", "other"] = Field(
+        "student", description="arithmetic: the expert words its steps as `tiny-base` does, or in other words."
+    )
     first_problem: int = Field(
         1000,
         ge=1000,
         description="Where in the domain's stream of problems those that are asked begin. The first 1,000 served to "
         "find budgets and sizes; `tiny-base` was trained on none of the first 2,000.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind != "arithmetic" and (self.wrong_steps or self.wording != "student"):
+            raise ValueError('wrong_steps and wording are for kind = "arithmetic"')
+        return self
 
 
 class Problems(_Table):

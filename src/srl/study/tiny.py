@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +87,17 @@ def bad_habit(rng: random.Random, haste: float) -> Callable[[str], int]:
     return choose
 
 
+def careless(rng: random.Random, share: float) -> Callable[[str], int]:
+    """An expert's choice that is wrong in this share of the operations where there is a choice."""
+
+    def choose(expression: str) -> int:
+        right = expert_choice(expression)
+        others = [place for place in operations(expression) if place != right]
+        return rng.choice(others) if others and rng.random() < share else right
+
+    return choose
+
+
 def solve(problem: str, choose: Callable[[str], int] = expert_choice, *, thoughts: bool = False) -> Trajectory:
     r"""The trajectory of who chooses so, by default the expert; with what the student would think, if wanted.
 
@@ -106,6 +117,21 @@ def solve(problem: str, choose: Callable[[str], int] = expert_choice, *, thought
     title = f"{len(steps) + 1}. **Answer**"
     steps.append(Step(f"{title}\n\\boxed{{{results}}}", title, thought=results if thoughts else None))
     return Trajectory(problem, problem, tuple(steps), answer=results)
+
+
+def in_other_words(trajectory: Trajectory) -> Trajectory:
+    r"""The same solution as another author would word it; numbers and titles stay.
+
+    >>> [step.action for step in in_other_words(solve("2*4")).steps]
+    ['1. **Multiply**\ngives 3__ / 3', '2. **Answer**\nwhich is \\boxed{3}']
+    """
+
+    def reworded(action: str) -> str:
+        action = re.sub(r"\n(.+), so far ", r"\ngives \1 / ", action)
+        return action.replace("\n\\boxed", "\nwhich is \\boxed")
+
+    steps = tuple(replace(step, action=reworded(step.action)) for step in trajectory.steps)
+    return replace(trajectory, steps=steps)
 
 
 def thinking_aloud(trajectory: Trajectory, system_prompt: str = "") -> StepInstance:
