@@ -142,6 +142,20 @@ class TestWithThePackage:
         refused = [extra["model_response"] for extra in extras if "model_response" in extra]
         assert refused == ["What?", twice]
 
+    def test_a_run_that_was_trained_to_be_asked_otherwise_is_said(self, tmp_path, capsys):
+        from srl.evaluation.swe.agent import mini_config
+        from srl.evaluation.swe.predict import open_agent
+
+        options = PredictOptions(protocol="agent")
+        of_mini = mini_config()["agent"]["system_template"].strip()
+        for prompt, said in (
+            (f"{options.asked_with}\n\n{of_mini}", False),
+            ("You have the function str_replace.", True),
+        ):
+            (tmp_path / "run.json").write_text(json.dumps({"prompts": {"step": prompt}}))
+            open_agent(str(tmp_path), options, allow_unsandboxed=False)
+            assert ("trained with another system prompt than mini-swe-agent's" in capsys.readouterr().out) == said
+
     @pytest.mark.slow
     @pytest.mark.parametrize(
         ("answers", "options", "end"),
