@@ -47,7 +47,7 @@ def scripted(answers, served=None):
     lock, asked = threading.Lock(), {}
 
     def reply(request):
-        issue = re.search(r"Issue (\d)\.", request["messages"][-1]["content"])[1]
+        issue = re.search(r"Issue (\d)\.", json.dumps(request["messages"]))[1]
         with lock:
             number = asked.setdefault(issue, 0)
             asked[issue] += 1
@@ -128,6 +128,18 @@ class TestWithThePackage:
         assert "[1 earlier step left out]" in asked["0", 3][-1]["content"]
         assert "diff --git" not in "".join(observed(out))
 
+    @pytest.mark.slow
+    def test_a_model_of_whole_runs_is_asked_turn_by_turn_as_in_training(self, local, tmp_path):
+        out, served = tmp_path / "out", []
+        answers = [says("ls"), "What?", *map(says, RIGHT)]
+        assert run(local, out, answers, served, asked_in="turns")["calc__0"]["end"] == "patch"
+        prepare(Source(out / "trajectories"), tmp_path / "data", StepOptions(targets="all", hold_out=0))
+        (row,) = map(json.loads, (tmp_path / "data" / "train.trajectories.jsonl").read_text().splitlines())
+        asked = [messages for _, _, messages in served]
+        assert "Format error" in asked.pop(2)[-1]["content"]
+        assert asked == [row["prompt"] + row["turns"][: 2 * number] for number in range(4)]
+        assert row["turns"][::2] == [{"role": "assistant", "content": says(command)} for command in ("ls", *RIGHT)]
+
     def test_a_refusal_is_shown_once_and_stays_out_of_later_prompts(self, local, tmp_path):
         out, served = tmp_path / "out", []
         twice = f"{says('ls')}\n{says('pwd', 'Or where?')}"
@@ -144,9 +156,10 @@ class TestWithThePackage:
 
     def test_a_run_that_was_trained_to_be_asked_otherwise_is_said(self, tmp_path, capsys):
         from srl.evaluation.swe.agent import mini_config
-        from srl.evaluation.swe.predict import open_agent
+        from srl.evaluation.swe.predict import as_trained, open_agent
 
-        options = PredictOptions(protocol="agent")
+        options = as_trained("tiny-base", PredictOptions(protocol="agent"))
+        assert options.asked_in == "steps"
         of_mini = mini_config()["agent"]["system_template"].strip()
         for prompt, said in (
             (f"{options.asked_with}\n\n{of_mini}", False),
@@ -216,7 +229,7 @@ class TestWithThePackage:
     def test_a_run_that_nobody_waits_for_is_ended_in_the_middle_of_a_command(self, local):
         from srl.evaluation.swe.agent import AgentBudget, AgentRun
 
-        budget = AgentBudget(9, 999, 9999, command_seconds=60, context="paper", system_prompt="")
+        budget = AgentBudget(9, 999, 9999, command_seconds=60, context="paper", asked_in="steps", system_prompt="")
         agent = AgentRun(INSTANCE, Folder(local / SOURCES / "calc-1"), find_sandbox(), budget)
         taking = threading.Thread(target=agent.take, args=(Reply(says("touch begun; sleep 60"), 1, truncated=False),))
         taking.start()

@@ -50,6 +50,9 @@ class PredictOptions:
     """Agent: limit of one command."""
     context: Context = "paper"
     """Agent: how many of its latest steps the model sees, as for `srl steps`; paper: two."""
+    asked_in: Literal["steps", "turns"] | None = None
+    """Agent: one prompt per action, as SRL trains, or turn by turn with all that was, as SFT on whole runs does; by
+    default as the run was trained, else steps."""
     chat: ChatOptions = DEFAULT_CHAT
     """As in a recipe, for a model that no run of srl trained; a run's own are used by themselves."""
     seed: int = 0
@@ -83,8 +86,8 @@ class PredictOptions:
         record["system_prompt"] = self.asked_with
         if self.protocol == "agent":
             return record | {"agent": f"mini-swe-agent {metadata.version('mini-swe-agent')}"}
-        steps = 1 if self.protocol == "oracle" else 2
-        return record | {"max_steps": steps, "max_agent_tokens": None, "command_seconds": None, "context": None}
+        of_agents = ("max_agent_tokens", "command_seconds", "context", "asked_in")
+        return record | dict.fromkeys(of_agents) | {"max_steps": 1 if self.protocol == "oracle" else 2}
 
 
 def require_mini() -> None:
