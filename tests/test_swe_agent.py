@@ -1,9 +1,13 @@
 """The agent setting: mini-swe-agent, the sandbox and a model's server together; one format with training."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
+from importlib.util import find_spec
 
 import pytest
 from chat_server import completion, serving
@@ -16,7 +20,7 @@ from srl.engines.protocols import Reply
 from srl.errors import UserError
 from srl.evaluation.config import read_config
 from srl.evaluation.swe.instances import instance_row
-from srl.evaluation.swe.options import PredictOptions
+from srl.evaluation.swe.options import PredictOptions, require_mini
 from srl.evaluation.swe.predict import predict
 from srl.evaluation.swe.repository import Folder
 from srl.evaluation.swe.score import score
@@ -76,7 +80,7 @@ def observed(out):
 
 
 def test_what_needs_the_package_says_so_by_its_extra(local, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "minisweagent", None)
+    monkeypatch.setitem(sys.modules, "minisweagent", None)
     with pytest.raises(UserError, match=r"it is not installed here; pip install 'supervised-rl\[agent\]'"):
         predict("http://127.0.0.1:9/v1", local, tmp_path / "out", PredictOptions(protocol="agent"), model="tiny")
     monkeypatch.undo()
@@ -102,9 +106,17 @@ def test_other_blocks_are_talk_where_version_2_has_its_own():
 
 class TestWithThePackage:
     @pytest.fixture(autouse=True)
-    def package(self, monkeypatch):
-        monkeypatch.setenv("MSWEA_SILENT_STARTUP", "1")
-        pytest.importorskip("minisweagent", reason="the extra `agent` is not installed")
+    def package(self):
+        if find_spec("minisweagent") is None:
+            pytest.skip("the extra `agent` is not installed")
+        require_mini()
+
+    def test_it_starts_quietly_and_leaves_no_settings(self, tmp_path):
+        code = "import os; from srl.evaluation.swe.options import *; require_mini(); print('MSWEA' in str(os.environ))"
+        env = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout == "False\n"
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.slow
     def test_an_agent_resolves_and_is_asked_as_srl_steps_asks(self, local, tmp_path):

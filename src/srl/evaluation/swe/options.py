@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from packaging.specifiers import SpecifierSet
@@ -102,6 +102,16 @@ def require_mini() -> None:
         raise UserError(
             f"--protocol agent: expected mini-swe-agent {MINI}, {there}; pip install 'supervised-rl[agent]' brings one"
         )
-    os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
-    # It makes the folder of its settings when it is imported, and reads keys of APIs there; neither is wanted.
-    os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "srl-mini-swe-agent"))
+    # It makes the folder of its settings when it is imported, and reads variables from there: it shall find none.
+    with tempfile.TemporaryDirectory(prefix="srl-mini-") as empty:
+        with_mini = {"MSWEA_SILENT_STARTUP": "1", "MSWEA_GLOBAL_CONFIG_DIR": empty}
+        before = {name: os.environ.get(name) for name in with_mini}
+        os.environ.update(with_mini)
+        try:
+            importlib.import_module("minisweagent")
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
