@@ -159,6 +159,7 @@ class TestWithThePackage:
         assert samples["calc__0"]["end"] == "patch"
         prompts = [messages[-1]["content"] for _, _, messages in served]
         assert prompts[1].startswith(prompts[0])
+        assert prompts[2].startswith(prompts[1])
         assert "found 0 actions" in prompts[1]
         assert "found 2 actions" in prompts[2]
         assert "Format error" not in prompts[3]

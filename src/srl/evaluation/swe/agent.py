@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -242,7 +243,7 @@ class _Environment(LocalEnvironment):
 def next_prompt(messages: Sequence[Mapping[str, Any]], budget: AgentBudget) -> tuple[Message, ...]:
     """What `srl steps` would write before the action after these messages of mini-swe-agent: a step's row, or turns.
 
-    Only where the last answer was refused is there more: the words of the refusal, which stand in no row.
+    Only where the last answers were refused is there more: the words of the refusals, which stand in no row.
     """
     run = Row("the agent's run", {"messages": [*messages, ANY_ACTION]})
     trajectory = mini_swe_agent.read(run, "run")
@@ -253,12 +254,15 @@ def next_prompt(messages: Sequence[Mapping[str, Any]], budget: AgentBudget) -> t
         prompt = (*whole.prompt, *whole.turns[:-1])
     else:
         raise LimitsExceeded(_exit("a turn that no training has"))
-    if messages[-1].get("extra", {}).get("interrupt_type") != "FormatError":
-        return prompt
+    refused = list(takewhile(_is_refusal, reversed(messages)))[::-1]
     *before, asked = prompt
-    lead = "" if budget.asked_in == "steps" else SEPARATOR
-    refused = f"{asked['content']}{lead}Observation:\n{messages[-1]['content']}{SEPARATOR}"
-    return (*before, Message(role=asked["role"], content=refused))
+    lead = SEPARATOR if refused and budget.asked_in == "turns" else ""
+    told = "".join(f"Observation:\n{message['content']}{SEPARATOR}" for message in refused)
+    return (*before, Message(role=asked["role"], content=f"{asked['content']}{lead}{told}"))
+
+
+def _is_refusal(message: Mapping[str, Any]) -> bool:
+    return bool(message.get("extra", {}).get("interrupt_type") == "FormatError")
 
 
 def mini_config() -> dict[str, Any]:
