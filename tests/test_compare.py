@@ -93,6 +93,15 @@ def test_another_protocol_is_said(two, tmp_path, capsys):
     assert "average of 2" in shown  # of the columns that both have
 
 
+def test_what_agents_were_given_otherwise_is_said(tmp_path, capsys):
+    one, other = (
+        evaluation(tmp_path / context, {"aime24": 3}, protocol="agent", context=context)
+        for context in ("paper", "full")
+    )
+    compare([one, other])
+    assert "note: context is 'paper' in paper and 'full' in full" in capsys.readouterr().out
+
+
 def test_folders_without_results(two, tmp_path):
     (tmp_path / "results.json").write_text('{"schema": 0}')
     for folders, message in [

@@ -1,9 +1,13 @@
 """The agent setting: mini-swe-agent, the sandbox and a model's server together; one format with training."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
+from importlib.util import find_spec
 
 import pytest
 from chat_server import completion, serving
@@ -16,7 +20,7 @@ from srl.engines.protocols import Reply
 from srl.errors import UserError
 from srl.evaluation.config import read_config
 from srl.evaluation.swe.instances import instance_row
-from srl.evaluation.swe.options import PredictOptions
+from srl.evaluation.swe.options import PredictOptions, require_mini
 from srl.evaluation.swe.predict import predict
 from srl.evaluation.swe.repository import Folder
 from srl.evaluation.swe.score import score
@@ -47,7 +51,7 @@ def scripted(answers, served=None):
     lock, asked = threading.Lock(), {}
 
     def reply(request):
-        issue = re.search(r"Issue (\d)\.", request["messages"][-1]["content"])[1]
+        issue = re.search(r"Issue (\d)\.", json.dumps(request["messages"]))[1]
         with lock:
             number = asked.setdefault(issue, 0)
             asked[issue] += 1
@@ -76,7 +80,7 @@ def observed(out):
 
 
 def test_what_needs_the_package_says_so_by_its_extra(local, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "minisweagent", None)
+    monkeypatch.setitem(sys.modules, "minisweagent", None)
     with pytest.raises(UserError, match=r"it is not installed here; pip install 'supervised-rl\[agent\]'"):
         predict("http://127.0.0.1:9/v1", local, tmp_path / "out", PredictOptions(protocol="agent"), model="tiny")
     monkeypatch.undo()
@@ -102,9 +106,17 @@ def test_other_blocks_are_talk_where_version_2_has_its_own():
 
 class TestWithThePackage:
     @pytest.fixture(autouse=True)
-    def package(self, monkeypatch):
-        monkeypatch.setenv("MSWEA_SILENT_STARTUP", "1")
-        pytest.importorskip("minisweagent", reason="the extra `agent` is not installed")
+    def package(self):
+        if find_spec("minisweagent") is None:
+            pytest.skip("the extra `agent` is not installed")
+        require_mini()
+
+    def test_it_starts_quietly_and_leaves_no_settings(self, tmp_path):
+        code = "import os; from srl.evaluation.swe.options import *; require_mini(); print('MSWEA' in str(os.environ))"
+        env = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout == "False\n"
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.slow
     def test_an_agent_resolves_and_is_asked_as_srl_steps_asks(self, local, tmp_path):
@@ -128,6 +140,18 @@ class TestWithThePackage:
         assert "[1 earlier step left out]" in asked["0", 3][-1]["content"]
         assert "diff --git" not in "".join(observed(out))
 
+    @pytest.mark.slow
+    def test_a_model_of_whole_runs_is_asked_turn_by_turn_as_in_training(self, local, tmp_path):
+        out, served = tmp_path / "out", []
+        answers = [says("ls"), "What?", *map(says, RIGHT)]
+        assert run(local, out, answers, served, asked_in="turns")["calc__0"]["end"] == "patch"
+        prepare(Source(out / "trajectories"), tmp_path / "data", StepOptions(targets="all", hold_out=0))
+        (row,) = map(json.loads, (tmp_path / "data" / "train.trajectories.jsonl").read_text().splitlines())
+        asked = [messages for _, _, messages in served]
+        assert "Format error" in asked.pop(2)[-1]["content"]
+        assert asked == [row["prompt"] + row["turns"][: 2 * number] for number in range(4)]
+        assert row["turns"][::2] == [{"role": "assistant", "content": says(command)} for command in ("ls", *RIGHT)]
+
     def test_a_refusal_is_shown_once_and_stays_out_of_later_prompts(self, local, tmp_path):
         out, served = tmp_path / "out", []
         twice = f"{says('ls')}\n{says('pwd', 'Or where?')}"
@@ -135,12 +159,28 @@ class TestWithThePackage:
         assert samples["calc__0"]["end"] == "patch"
         prompts = [messages[-1]["content"] for _, _, messages in served]
         assert prompts[1].startswith(prompts[0])
+        assert prompts[2].startswith(prompts[1])
         assert "found 0 actions" in prompts[1]
         assert "found 2 actions" in prompts[2]
         assert "Format error" not in prompts[3]
         extras = [message.get("extra", {}) for message in trajectory(out)["messages"]]
         refused = [extra["model_response"] for extra in extras if "model_response" in extra]
         assert refused == ["What?", twice]
+
+    def test_a_run_that_was_trained_to_be_asked_otherwise_is_said(self, tmp_path, capsys):
+        from srl.evaluation.swe.agent import mini_config
+        from srl.evaluation.swe.predict import as_trained, open_agent
+
+        options = as_trained("tiny-base", PredictOptions(protocol="agent"))
+        assert options.asked_in == "steps"
+        of_mini = mini_config()["agent"]["system_template"].strip()
+        for prompt, said in (
+            (f"{options.asked_with}\n\n{of_mini}", False),
+            ("You have the function str_replace.", True),
+        ):
+            (tmp_path / "run.json").write_text(json.dumps({"prompts": {"step": prompt}}))
+            open_agent(str(tmp_path), options, allow_unsandboxed=False)
+            assert ("trained with another system prompt than mini-swe-agent's" in capsys.readouterr().out) == said
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -202,7 +242,7 @@ class TestWithThePackage:
     def test_a_run_that_nobody_waits_for_is_ended_in_the_middle_of_a_command(self, local):
         from srl.evaluation.swe.agent import AgentBudget, AgentRun
 
-        budget = AgentBudget(9, 999, 9999, command_seconds=60, context="paper", system_prompt="")
+        budget = AgentBudget(9, 999, 9999, command_seconds=60, context="paper", asked_in="steps", system_prompt="")
         agent = AgentRun(INSTANCE, Folder(local / SOURCES / "calc-1"), find_sandbox(), budget)
         taking = threading.Thread(target=agent.take, args=(Reply(says("touch begun; sleep 60"), 1, truncated=False),))
         taking.start()

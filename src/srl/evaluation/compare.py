@@ -20,7 +20,7 @@ from srl.evaluation.statistics import mcnemar, mean_of_columns, paired_differenc
 PLOTS = (".svg", ".png", ".pdf")
 PROTOCOL = (
     *("protocol", "engine", "max_tokens", "system_prompt", "give_title", "temperature"),
-    *("max_input_tokens", "max_steps", "max_agent_tokens", "command_seconds", "context", "agent"),
+    *("max_input_tokens", "max_steps", "max_agent_tokens", "command_seconds", "context", "asked_in", "agent"),
 )
 """How a model is asked, as the keys of a configuration."""
 

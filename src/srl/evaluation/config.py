@@ -99,6 +99,7 @@ class EvaluationConfig:
     max_agent_tokens: int | None = None
     command_seconds: float | None = None
     context: str | int | None = None
+    asked_in: str | None = None
     agent: str | None = None
     """Package and version."""
     template_kwargs: Mapping[str, Any] | None = None

@@ -15,10 +15,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import minisweagent
 import yaml
@@ -27,6 +28,7 @@ from minisweagent.environments.local import LocalEnvironment, LocalEnvironmentCo
 from minisweagent.exceptions import FormatError, LimitsExceeded
 from minisweagent.models.utils.actions_text import format_observation_messages, parse_regex_actions
 
+from srl.chat.conversation import conversation
 from srl.chat.prompts import SEPARATOR
 from srl.data.formats import mini_swe_agent
 from srl.data.formats.thoughts import split_thought
@@ -61,6 +63,7 @@ class AgentBudget:
     """Of one prompt, at three characters a token."""
     command_seconds: float
     context: Context
+    asked_in: Literal["steps", "turns"]
     system_prompt: str
 
 
@@ -176,7 +179,7 @@ class _Model:
         budget = self.run.budget
         if sum(map(_tokens, self.run.replies)) >= budget.max_agent_tokens:
             raise LimitsExceeded(_exit("token limit"))
-        prompt = next_prompt(messages, budget.context, budget.system_prompt)
+        prompt = next_prompt(messages, budget)
         if prompt_tokens(prompt) > budget.max_input_tokens:
             raise LimitsExceeded(_exit("prompt too long"))
         reply = self.run.ask(prompt)
@@ -237,19 +240,29 @@ class _Environment(LocalEnvironment):
         return {"info": {"config": {"environment": environment}}}
 
 
-def next_prompt(messages: Sequence[Mapping[str, Any]], context: Context, system_prompt: str) -> tuple[Message, ...]:
-    """The prompt that `srl steps` would write for the action after these messages of mini-swe-agent.
+def next_prompt(messages: Sequence[Mapping[str, Any]], budget: AgentBudget) -> tuple[Message, ...]:
+    """What `srl steps` would write before the action after these messages of mini-swe-agent: a step's row, or turns.
 
-    Only where the last answer was refused is there more: the words of the refusal, which stand in no row.
+    Only where the last answers were refused is there more: the words of the refusals, which stand in no row.
     """
     run = Row("the agent's run", {"messages": [*messages, ANY_ACTION]})
     trajectory = mini_swe_agent.read(run, "run")
-    *_, last = step_instances(trajectory, targets="all", context=context, system_prompt=system_prompt)
-    if messages[-1].get("extra", {}).get("interrupt_type") != "FormatError":
-        return last.prompt
-    *before, asked = last.prompt
-    refused = f"{asked['content']}Observation:\n{messages[-1]['content']}{SEPARATOR}"
-    return (*before, Message(role=asked["role"], content=refused))
+    if budget.asked_in == "steps":
+        *_, last = step_instances(trajectory, targets="all", context=budget.context, system_prompt=budget.system_prompt)
+        prompt = last.prompt
+    elif whole := conversation(trajectory, budget.system_prompt):
+        prompt = (*whole.prompt, *whole.turns[:-1])
+    else:
+        raise LimitsExceeded(_exit("a turn that no training has"))
+    refused = list(takewhile(_is_refusal, reversed(messages)))[::-1]
+    *before, asked = prompt
+    lead = SEPARATOR if refused and budget.asked_in == "turns" else ""
+    told = "".join(f"Observation:\n{message['content']}{SEPARATOR}" for message in refused)
+    return (*before, Message(role=asked["role"], content=f"{asked['content']}{lead}{told}"))
+
+
+def _is_refusal(message: Mapping[str, Any]) -> bool:
+    return bool(message.get("extra", {}).get("interrupt_type") == "FormatError")
 
 
 def mini_config() -> dict[str, Any]:

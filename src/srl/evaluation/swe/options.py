@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from packaging.specifiers import SpecifierSet
@@ -50,6 +50,9 @@ class PredictOptions:
     """Agent: limit of one command."""
     context: Context = "paper"
     """Agent: how many of its latest steps the model sees, as for `srl steps`; paper: two."""
+    asked_in: Literal["steps", "turns"] | None = None
+    """Agent: one prompt per action, as SRL trains, or turn by turn with all that was, as SFT on whole runs does; by
+    default as the run was trained, else steps."""
     chat: ChatOptions = DEFAULT_CHAT
     """As in a recipe, for a model that no run of srl trained; a run's own are used by themselves."""
     seed: int = 0
@@ -83,8 +86,8 @@ class PredictOptions:
         record["system_prompt"] = self.asked_with
         if self.protocol == "agent":
             return record | {"agent": f"mini-swe-agent {metadata.version('mini-swe-agent')}"}
-        steps = 1 if self.protocol == "oracle" else 2
-        return record | {"max_steps": steps, "max_agent_tokens": None, "command_seconds": None, "context": None}
+        of_agents = ("max_agent_tokens", "command_seconds", "context", "asked_in")
+        return record | dict.fromkeys(of_agents) | {"max_steps": 1 if self.protocol == "oracle" else 2}
 
 
 def require_mini() -> None:
@@ -99,6 +102,16 @@ def require_mini() -> None:
         raise UserError(
             f"--protocol agent: expected mini-swe-agent {MINI}, {there}; pip install 'supervised-rl[agent]' brings one"
         )
-    os.environ.setdefault("MSWEA_SILENT_STARTUP", "1")
-    # It makes the folder of its settings when it is imported, and reads keys of APIs there; neither is wanted.
-    os.environ.setdefault("MSWEA_GLOBAL_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "srl-mini-swe-agent"))
+    # It makes the folder of its settings when it is imported, and reads variables from there: it shall find none.
+    with tempfile.TemporaryDirectory(prefix="srl-mini-") as empty:
+        with_mini = {"MSWEA_SILENT_STARTUP": "1", "MSWEA_GLOBAL_CONFIG_DIR": empty}
+        before = {name: os.environ.get(name) for name in with_mini}
+        os.environ.update(with_mini)
+        try:
+            importlib.import_module("minisweagent")
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +83,10 @@ def predict(
     repositories = find_repositories(instances, instances_path, clones)
     folder = out or Path("runs") / f"{(model or source).rstrip('/').split('/')[-1]}-swe"
     chat = chat_options(source, options.chat, folder if resume else None)
-    sandbox = open_agent(source, options, allow_unsandboxed=allow_unsandboxed) if options.protocol == "agent" else None
+    sandbox = None
+    if options.protocol == "agent":
+        options = as_trained(source, options)
+        sandbox = open_agent(source, options, allow_unsandboxed=allow_unsandboxed)
     asked = options.record() | chat_record(chat)
     config = EvaluationConfig(
         model=model or source,
@@ -114,6 +117,13 @@ def predict(
         print(f"{ends.count(end):6}  {end}")
     print(f"wrote {', '.join(map(str, files))}; next: srl swe grade {folder} --instances {instances_path}")
     return folder
+
+
+def as_trained(source: str, options: PredictOptions) -> PredictOptions:
+    """The options with `asked_in` as the run was trained, where neither is given."""
+    run = RunFolder(Path(source))
+    whole_runs = run.exists and run.recipe.row_kind == "trajectories"
+    return replace(options, asked_in=options.asked_in or ("turns" if whole_runs else "steps"))
 
 
 def open_agent(source: str, options: PredictOptions, *, allow_unsandboxed: bool) -> Sandbox:
@@ -219,7 +229,7 @@ class _Recorder:
     def _agent(self, instance: Instance, repository: Repository, sandbox: Sandbox) -> AgentRun:
         from srl.evaluation.swe.agent import AgentBudget, AgentRun
 
-        of_agents = ("max_steps", "max_agent_tokens", "max_input_tokens", "command_seconds", "context")
+        of_agents = ("max_steps", "max_agent_tokens", "max_input_tokens", "command_seconds", "context", "asked_in")
         limits = {name: getattr(self.options, name) for name in of_agents}
         run = AgentRun(instance, repository, sandbox, AgentBudget(**limits, system_prompt=self.options.asked_with))
         self.going.add(run)
