@@ -11,7 +11,7 @@ from srl.data.folder import as_row
 from srl.data.steps import step_instances
 from srl.files import write_jsonl
 from srl.study.experiment import Domain
-from srl.study.repair import as_problem, problem_text, problems, solve
+from srl.study.repair import Thinker, as_problem, problem_text, problems, solve
 
 SPENT = 1000
 """The first programs of the stream served to find budgets and sizes; they are asked no more."""
@@ -43,8 +43,9 @@ def write_repair_data(folder: Path, domain: Domain, seed: int, reserved: Collect
     """
     asked = {text.partition("\n\n")[2] for text in reserved}
     programs = list(islice(problems(random.Random(seed), domain.operations, asked), domain.expert_problems))
-    for name, student in (("expert", False), ("own-thoughts", True)):
-        runs = [solve(program, student=student) for program in programs]
+    thinkers: dict[str, Thinker] = {"expert": "expert", "own-thoughts": "student"}
+    for name, thinker in thinkers.items():
+        runs = [solve(program, thinker=thinker) for program in programs]
         steps = (i for run in runs for i in step_instances(run, targets="all", system_prompt="", context="full"))
         (folder / name).mkdir()
         write_jsonl(folder / name / "train.steps.jsonl", map(as_row, steps))
