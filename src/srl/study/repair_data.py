@@ -13,9 +13,6 @@ from srl.files import write_jsonl
 from srl.study.experiment import Domain
 from srl.study.repair import Thinker, as_problem, problem_text, problems, solve
 
-SPENT = 1000
-"""The first programs of the stream served to find budgets and sizes; they are asked no more."""
-
 
 def write_repair_problems(folder: Path, domain: Domain) -> None:
     """Write the programs of an experiment, the same for every seed, where they are not yet.
@@ -23,7 +20,7 @@ def write_repair_problems(folder: Path, domain: Domain) -> None:
     validation.jsonl, test.jsonl   `problem`: what the model reads; `answer`: file and tests
     test.steps.jsonl               the expert's steps on the test programs
     """
-    fresh = islice(problems(random.Random("problems"), domain.operations), SPENT, None)
+    fresh = islice(problems(random.Random("problems"), domain.operations), domain.first_problem, None)
     for name, count in (("validation", domain.validation_problems), ("test", domain.test_problems)):
         programs = [next(fresh) for _ in range(count)]
         if not (folder / f"{name}.jsonl").is_file():
