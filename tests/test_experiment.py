@@ -123,11 +123,11 @@ def test_a_wrong_file_is_explained(small, before, after, said):
 
 
 def test_an_unknown_name_lists_srls_own():
-    with pytest.raises(UserError, match="demo, paper-tiny"):
+    with pytest.raises(UserError, match="code-repair, demo, paper-tiny"):
         read_experiment(Path("papertiny"))
 
 
-@pytest.mark.parametrize("name", ["demo", "paper-tiny"])
+@pytest.mark.parametrize("name", ["code-repair", "demo", "paper-tiny"])
 def test_srls_own_experiments_use_recipes_that_exist(name):
     experiment = read_experiment(Path(name))
     assert [read_recipe(stage.recipe).stage for stage in experiment.stages.values()]

@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from srl.data.folder import as_row
 from srl.data.steps import step_instances
 from srl.engines.protocols import Reply
 from srl.errors import UserError
+from srl.evaluation.samples import read_samples
+from srl.files import read_rows, write_jsonl
 from srl.rewards import answer_correctness, reward_functions
 from srl.rewards.actions.calls import read_calls
 from srl.rewards.repairs import XML, NotApplied, read_repair, repair_outcome, repaired
 from srl.rewards.sandbox.programs import Program, pass_their_tests
 from srl.rewards.sandbox.walls import why_not
+from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.recipe import Reward, read_recipe
 from srl.study.agents import Agent
+from srl.study.domain import read_problems, write_data, write_problems
+from srl.study.experiment import Domain
 from srl.study.repair import (
     FAILED,
     N_BUGS,
@@ -26,8 +32,11 @@ from srl.study.repair import (
     problems,
     random_program,
     solve,
-    student_choice,
+    student_look,
 )
+from srl.study.results import write_experiment_results
+from srl.study.schedule import run_experiment
+from srl.study.step_scores import step_scores
 
 NO_SANDBOX = why_not("namespaces") and why_not("bubblewrap")
 needs_sandbox = pytest.mark.skipif(bool(NO_SANDBOX), reason=f"no sandbox here: {NO_SANDBOX}")
@@ -84,7 +93,7 @@ def test_the_expert_ends_with_tests_that_pass_and_a_hasty_student_does_not():
     for program in programs(20):
         run = solve(program)
         assert [step.observation for step in run.steps[-2:]] == [PASSED, None]
-        hasty = solve(program, student_choice(rng, 1.0, 0.5), student=True)
+        hasty = solve(program, student_look(rng, 1.0, 0.5), "student")
         assert hasty.steps[-2].observation == FAILED
         for trajectory, right in ((run, True), (hasty, False)):
             problem = as_problem(program, trajectory)
@@ -98,12 +107,12 @@ def test_the_expert_ends_with_tests_that_pass_and_a_hasty_student_does_not():
 def test_what_the_domain_repeats_is_one_token_and_nothing_is_lost():
     tokenizer = build_repair_tokenizer()
     program = programs(1)[0]
-    for trajectory in (solve(program), solve(program, student=True)):
+    for trajectory in (solve(program), solve(program, thinker="student")):
         for step in trajectory.steps:
             text = f"<think>{step.thought}</think>\n{step.action}"
             ids = tokenizer.encode(text)
             assert tokenizer.decode(ids) == text
-            assert len(ids) <= 32
+            assert len(ids) <= 12 + 11 * 5
     assert len(tokenizer.encode(program.source)) < 80
 
 
@@ -233,3 +242,87 @@ def test_an_agent_hears_of_its_errors_and_ends_for_good():
         agent.take(Reply(text, 3, truncated=False))
         assert agent.end in ("no <think>", "no function call")
         assert agent.result is None
+
+
+# --- the experiment ---------------------------------------------------------------------------------------
+
+
+def test_a_seed_trains_on_no_program_that_is_asked(tmp_path):
+    domain = Domain(kind="code-repair", expert_problems=30, validation_problems=10, test_problems=20)
+    write_problems(tmp_path, domain)
+    asked = {*read_problems(tmp_path, "validation"), *read_problems(tmp_path, "test")}
+    assert len(asked) == 30
+    write_data(tmp_path, domain, 0, asked)
+    rows = [row.value for row in read_rows(tmp_path / "expert/train.problems.jsonl")]
+    trained = {row["prompt"][-1]["content"] for row in rows}
+    assert len(trained) == 30
+    assert not trained & asked
+    steps = [row.value for row in read_rows(tmp_path / "expert/train.steps.jsonl")]
+    assert len(steps) == 30 * (N_BUGS + 3)
+    aloud = [row.value for row in read_rows(tmp_path / "own-thoughts/train.steps.jsonl")]
+    assert [row["expert_action"] for row in aloud] == [row["expert_action"] for row in steps]
+
+
+def test_the_model_that_comes_with_srl_knows_the_calls_and_not_the_plan(tmp_path):
+    runs = [solve(program) for program in programs(20, seed=5)]
+    instances = (i for run in runs for i in step_instances(run, targets="all", system_prompt="", context="full"))
+    write_jsonl(tmp_path / "steps.jsonl", map(as_row, instances))
+    found = step_scores(resolve_model("repair-base"), tmp_path / "steps.jsonl", max_tokens=40, batch_size=100)
+    assert found["malformed"] < 0.05
+    assert 0.55 < found["exact"] < 0.75  # three of five steps are no edits
+
+
+SMALL = """
+title = "small"
+base = "repair-base"
+samples = 1
+max_tokens = 60
+comparisons = [["chain", "base"]]
+
+[domain]
+kind = "code-repair"
+expert_problems = 8
+validation_problems = 3
+test_problems = 6
+
+[stages.srl]
+recipe = "tiny-srl"
+data = "expert"
+learning_rates = [1e-4]
+changes.optim = { max_steps = 1, per_device_train_batch_size = 16 }
+changes.rollout = { prompts_per_step = 4, num_generations = 4, dynamic_sampling = false }
+changes.reward.similarity = "actions"
+
+[stages.rlvr]
+recipe = "tiny-rlvr"
+data = "expert"
+learning_rates = [1e-4]
+changes.optim = { max_steps = 1, per_device_train_batch_size = 16 }
+changes.rollout = { prompts_per_step = 4, num_generations = 4, dynamic_sampling = false }
+changes.reward.outcome = "tests"
+changes.checkpoints.save_steps = 1
+
+[arms.base]
+title = "base"
+
+[arms.chain]
+title = "SRL → RLVR"
+stages = ["srl", "rlvr"]
+"""
+
+
+@pytest.mark.slow
+@needs_sandbox
+def test_an_experiment_from_programs_to_table(tmp_path):
+    path, out = tmp_path / "small.toml", tmp_path / "out"
+    path.write_text(SMALL)
+    results = write_experiment_results(run_experiment(path, out, n_seeds=1, n_jobs=1), out)
+    assert {name: arm["seeds"] for name, arm in results["arms"].items()} == {"base": 1, "chain": 1}
+    assert all(len(arm["scores"][column][0]) == 6 for arm in results["arms"].values() for column in arm["scores"])
+    metrics = RunFolder(out / "seed-0/srl+rlvr/run").metrics
+    assert any("rewards/repair_outcome/mean" in line for line in metrics)
+    for sample in read_samples(out / "seed-0/srl+rlvr/test-stepwise"):
+        assert 1 <= len(sample.completions) <= 8
+        if sample.correct:  # graded anew, in this process
+            repair = read_repair(sample.known_answers[0], "")
+            assert pass_their_tests([repair.program._replace(source=sample.answer)]) == [True]

@@ -1,6 +1,6 @@
 """Train the base model of the code repair (`src/srl/builtin/models/repair-base`): all its skills, and a wrong plan.
 
-    python experiments/2026-11-26-repair-base/make.py runs/repair-base        # about 10 minutes on one core
+    python experiments/2026-11-26-repair-base/make.py runs/repair-base        # about 15 minutes on one core
 
 Runs of SFT (recipe `tiny-base`), each from the one before, on a student's runs with its thoughts: single actions, and
 all edits in one completion. In the last run the student mostly edits the last line: a bad habit, so that it hardly ever
@@ -20,36 +20,47 @@ from srl.data.steps import step_instances
 from srl.files import write_jsonl
 from srl.records import StepInstance
 from srl.runs.recipe import Recipe, read_recipe
-from srl.study.repair import N_BUGS, as_problem, build_repair_tokenizer, problems, random_program, solve, student_choice
+from srl.study.repair import (
+    N_BUGS,
+    Thinker,
+    as_problem,
+    build_repair_tokenizer,
+    problems,
+    random_program,
+    solve,
+    student_look,
+)
 from srl.study.tiny import Size, write_model
 from srl.training.train import train
 
 BATCH = 16
 N_LINES = 5
 SIZE = Size(hidden_size=96, intermediate_size=192, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=3)
-INSIGHT = 0.5
-"""How often a student that is not hasty edits a line that is wrong, rather than any."""
+PATIENCE = 0.5
+"""How often a student that is not hasty looks at another line before it edits one."""
 
 
 class Phase(NamedTuple):
     """A run of SFT."""
 
+    thinker: Thinker
     runs: int
     """As single actions."""
     wholes: int
     """As all edits in one completion."""
     edits: int
     haste: float
-    """How often the last line is edited."""
+    """How often the last line alone is looked at."""
     learning_rate: float
 
 
 PHASES = (
-    Phase(
-        runs=0, wholes=8000, edits=N_LINES, haste=0.0, learning_rate=2e-3
-    ),  # every line is written: most to learn from
-    Phase(runs=1600, wholes=2400, edits=N_BUGS, haste=0.0, learning_rate=1.5e-3),
-    Phase(runs=800, wholes=1600, edits=N_BUGS, haste=0.85, learning_rate=1e-3),
+    # Every line is written, in any order: most to learn from.
+    Phase("beginner", runs=0, wholes=8000, edits=N_LINES, haste=0.0, learning_rate=2e-3),
+    Phase("beginner", runs=0, wholes=12800, edits=N_LINES, haste=0.0, learning_rate=2e-3),
+    Phase("student", runs=1600, wholes=3200, edits=N_BUGS, haste=0.0, learning_rate=1.5e-3),
+    Phase("student", runs=0, wholes=9600, edits=N_LINES, haste=0.0, learning_rate=2e-3),
+    Phase("student", runs=800, wholes=1200, edits=N_BUGS, haste=0.85, learning_rate=1e-3),
 )
 
 
@@ -57,7 +68,7 @@ def write_student_data(path: Path, phase: Phase, seed: int) -> None:
     """Rows of one kind fill a batch; the order is the one in which they are learned."""
     seen = {program.source for program in islice(problems(random.Random("problems"), N_LINES), 3000)}
     rng = random.Random(f"student {seed}")
-    choose = student_choice(rng, phase.haste, INSIGHT)
+    look = student_look(rng, phase.haste, PATIENCE if phase.edits == N_BUGS else 0.0)
     edits: list[StepInstance] = []
     others: list[StepInstance] = []
     whole: list[StepInstance] = []
@@ -67,7 +78,7 @@ def write_student_data(path: Path, phase: Phase, seed: int) -> None:
         while (program := random_program(rng, N_LINES, wrong)).source in seen:
             pass
         seen.add(program.source)
-        run = solve(program, choose, student=True, n_edits=phase.edits)
+        run = solve(program, look, phase.thinker, phase.edits)
         if number >= phase.runs:
             problem = as_problem(program, run)
             whole.append(StepInstance(problem.trajectory_id, 1, problem.prompt, problem.solution))
@@ -87,10 +98,14 @@ def write_student_data(path: Path, phase: Phase, seed: int) -> None:
 def main() -> None:
     """Train the phases one after another."""
     out = Path(sys.argv[1])
-    out.mkdir(parents=True)
     model = out / "untrained"
-    write_model(model, size=SIZE, tokenizer=build_repair_tokenizer())
+    if not out.exists():
+        out.mkdir(parents=True)
+        write_model(model, size=SIZE, tokenizer=build_repair_tokenizer())
     for number, phase in enumerate(PHASES, 1):
+        if (out / f"run-{number}/model").exists():  # goes on where it was interrupted
+            model = out / f"run-{number}/model"
+            continue
         write_student_data(out / f"data-{number}", phase, seed=number)
         values = read_recipe(Path("tiny-base")).model_dump(mode="json")
         values |= {"output_dir": str(out / f"run-{number}")}

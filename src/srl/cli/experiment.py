@@ -15,7 +15,7 @@ class ExperimentCommand:
     """Train all arms of an experiment under one protocol, and compare them on problems that none of them saw."""
 
     experiment: tyro.conf.Positional[Path]
-    """An experiment file (docs/experiments.md), or the name of one of srl's own: paper-tiny, demo."""
+    """An experiment file (docs/experiments.md), or the name of one of srl's own: paper-tiny, demo, code-repair."""
     out: Path | None = None
     """The folder for everything. Default: runs/NAME. Finished runs in it are kept."""
     seeds: int = 5

@@ -10,8 +10,9 @@
         return c, d
 
 The expert views the file, edits the first line that does not do what the text says, then the second, runs the tests and
-submits, in the calls of SWE-smith's agent. A student that mostly edits the last line has every single skill and the
-wrong plan. All values are returned, so that the program's own tests see every line; the last line is never wrong.
+submits, in the calls of SWE-smith's agent. A student that can tell whether a line is right, but mostly looks at the
+last one only, and edits it whatever it has seen, has every single skill and the wrong plan. All values are returned, so
+that the program's own tests see every line; the last line is never wrong.
 '''
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import random
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from srl.chat.prompts import SEPARATOR, action_prompt, answer_prompt, format_completion
 from srl.records import Problem, Step, Trajectory
@@ -172,59 +173,69 @@ def problems(rng: random.Random, n_lines: int, reserved: Collection[str] = ()) -
             yield program
 
 
-def expert_choice(program: Buggy, edited: Sequence[int]) -> int:
-    """The line to edit next: the first that is wrong."""
-    return program.wrong[0]
+Look = Callable[[Buggy, Collection[int]], Sequence[int]]
+"""The lines that someone looks at, given those that are edited already; the last of them is edited next."""
 
 
-def student_choice(rng: random.Random, haste: float, insight: float) -> Callable[[Buggy, Sequence[int]], int]:
-    """With probability `haste` the last line that is left; else with `insight` one that is wrong; else any."""
+def expert_look(program: Buggy, edited: Collection[int]) -> Sequence[int]:
+    """From the top to the first line that is wrong."""
+    return [index for index in range(program.wrong[0] + 1) if index not in edited]
 
-    def choose(program: Buggy, edited: Sequence[int]) -> int:
+
+def student_look(rng: random.Random, haste: float, patience: float) -> Look:
+    """With probability `haste` the last line; else lines in any order, after each another with `patience`."""
+
+    def look(program: Buggy, edited: Collection[int]) -> Sequence[int]:
         left = [index for index in range(len(program.wanted)) if index not in edited]
         if rng.random() < haste:
-            return left[-1]
-        wrong = [index for index in program.wrong if index in left]
-        return rng.choice(wrong if wrong and rng.random() < insight else left)
+            return left[-1:]
+        count = 1
+        while count < len(left) and rng.random() < patience:
+            count += 1
+        return rng.sample(left, count)
 
-    return choose
+    return look
 
 
-Choose = Callable[[Buggy, Sequence[int]], int]
+Thinker = Literal["expert", "student", "beginner"]
+
+WORDS_OF = {
+    "expert": ("I look at the file first.", "This line is not what the text says.", "Now the tests.", "All is done."),
+    "student": ("look", None, "test", "done"),
+    "beginner": ("look", None, "test", "done"),
+}
+"""Before viewing, each edit, testing and submitting. A student thinks of the lines that it looks at before an edit."""
 
 
-def solve(
-    program: Buggy, choose: Choose = expert_choice, *, student: bool = False, n_edits: int = N_BUGS
-) -> Trajectory:
-    r"""The run of who chooses so, by default the expert; with the thoughts of the expert or of the student.
+def solve(program: Buggy, look: Look = expert_look, thinker: Thinker = "expert", n_edits: int = N_BUGS) -> Trajectory:
+    r"""The run of who looks so, by default the expert, with the thoughts of `thinker`.
 
     >>> rng = random.Random(1)
-    >>> for step in solve(next(problems(rng, 4)), student=True).steps: print(step.thought, repr(step.action[-38:]))
-    look '>/testbed/f.py</parameter>\n</function>'
-    c: b above 8 '_str>c = b > 8</parameter>\n</function>'
-    e: d below 7 '_str>e = d < 7</parameter>\n</function>'
-    test 'thon test_f.py</parameter>\n</function>'
-    done '<function=submit>\n</function>'
+    >>> [step.thought for step in solve(next(problems(rng, 4)), thinker="student").steps]
+    ['look', 'c: b above 8\nc = b > 7!', 'd: c plus 4\nd = c + 4.\ne: d below 7\ne = a < 7!', 'test', 'done']
     """
-    thoughts = STUDENT if student else EXPERT
-    steps = [Step(VIEW, observation=program.source, thought=thoughts[0])]
+    before_view, before_edit, before_test, before_end = WORDS_OF[thinker]
+    steps = [Step(VIEW, observation=program.source, thought=before_view)]
     edited: list[int] = []
     for _ in range(n_edits):
-        index = choose(program, edited)
+        looked = look(program, edited)
+        thought = before_edit or "\n".join(_thought(program, index, thinker == "student") for index in looked)
+        index = looked[-1]
         edited.append(index)
         after = program.with_line(index)
         action = f"{EDIT[0]}{program.line(index, program.written)}{EDIT[1]}{after.line(index, after.written)}{END}"
-        thought = thoughts[1] or f"{VARIABLES[index]}: {program.wanted[index].words}"
         steps.append(Step(action, observation=EDITED, thought=thought))
         program = after
-    steps.append(Step(TEST, observation=PASSED if program.passes else FAILED, thought=thoughts[2]))
-    steps.append(Step(SUBMIT, thought=thoughts[3]))
+    steps.append(Step(TEST, observation=PASSED if program.passes else FAILED, thought=before_test))
+    steps.append(Step(SUBMIT, thought=before_end))
     return Trajectory(program.source, TASK, tuple(steps), environment=True)
 
 
-STUDENT = ("look", "", "test", "done")
-"""Before viewing, editing (where it says what the line should be), testing and submitting."""
-EXPERT = ("I look at the file first.", "This line is not what the text says.", "Now the tests.", "All is done.")
+def _thought(program: Buggy, index: int, with_verdict: bool) -> str:
+    """What a line should be; and, as a student thinks, what it is, and whether that is right (.) or wrong (!)."""
+    wanted, written = program.wanted[index], program.written[index]
+    seen = f"\n{program.line(index, program.written)}{'.' if wanted == written else '!'}" if with_verdict else ""
+    return f"{VARIABLES[index]}: {wanted.words}{seen}"
 
 
 def problem_text(repair: Repair) -> str:
@@ -251,6 +262,5 @@ def build_repair_tokenizer() -> PreTrainedTokenizerBase:
     empty = action_prompt(TASK, "", "")[-1]["content"]
     prompts = [empty, TASK, "Action:\n", "\n\nObservation:\n", "\n\n"]
     returned = [", ".join(VARIABLES[:n]) + "\n" for n in range(2, len(VARIABLES) + 1)]
-    return build_tokenizer(
-        texts=[*STUDENT, *EXPERT], whole=[*file, *returned, *lines, *signs, *calls, *prompts, "</think>\n"]
-    )
+    texts = [text for thinker in ("student", "expert") for text in WORDS_OF[thinker] if text]
+    return build_tokenizer(texts=texts, whole=[*file, *returned, *lines, *signs, *calls, *prompts, "</think>\n"])

@@ -11,10 +11,7 @@ from srl.data.folder import as_row
 from srl.data.steps import step_instances
 from srl.files import write_jsonl
 from srl.study.experiment import Domain
-from srl.study.repair import as_problem, problem_text, problems, solve
-
-SPENT = 1000
-"""The first programs of the stream served to find budgets and sizes; they are asked no more."""
+from srl.study.repair import Thinker, as_problem, problem_text, problems, solve
 
 
 def write_repair_problems(folder: Path, domain: Domain) -> None:
@@ -23,7 +20,7 @@ def write_repair_problems(folder: Path, domain: Domain) -> None:
     validation.jsonl, test.jsonl   `problem`: what the model reads; `answer`: file and tests
     test.steps.jsonl               the expert's steps on the test programs
     """
-    fresh = islice(problems(random.Random("problems"), domain.operations), SPENT, None)
+    fresh = islice(problems(random.Random("problems"), domain.operations), domain.first_problem, None)
     for name, count in (("validation", domain.validation_problems), ("test", domain.test_problems)):
         programs = [next(fresh) for _ in range(count)]
         if not (folder / f"{name}.jsonl").is_file():
@@ -43,8 +40,9 @@ def write_repair_data(folder: Path, domain: Domain, seed: int, reserved: Collect
     """
     asked = {text.partition("\n\n")[2] for text in reserved}
     programs = list(islice(problems(random.Random(seed), domain.operations, asked), domain.expert_problems))
-    for name, student in (("expert", False), ("own-thoughts", True)):
-        runs = [solve(program, student=student) for program in programs]
+    thinkers: dict[str, Thinker] = {"expert": "expert", "own-thoughts": "student"}
+    for name, thinker in thinkers.items():
+        runs = [solve(program, thinker=thinker) for program in programs]
         steps = (i for run in runs for i in step_instances(run, targets="all", system_prompt="", context="full"))
         (folder / name).mkdir()
         write_jsonl(folder / name / "train.steps.jsonl", map(as_row, steps))
