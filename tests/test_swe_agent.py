@@ -141,6 +141,16 @@ class TestWithThePackage:
         assert "diff --git" not in "".join(observed(out))
 
     @pytest.mark.slow
+    def test_a_run_that_is_graded_as_wrong_is_no_expert(self, local, tmp_path):
+        out = tmp_path / "out"
+        assert run(local, out, list(map(says, ("echo >> calc.py", DIFF, SUBMIT))))["calc__0"]["end"] == "patch"
+        prepare(Source(out / "trajectories"), tmp_path / "before", StepOptions(hold_out=0))
+        assert score(str(out), local, None, find_sandbox(), limits=Limits(seconds=60)).columns[0].score == 0
+        assert trajectory(out)["info"]["resolved"] is False
+        with pytest.raises(UserError, match="none of 1 trajectories can be used"):
+            prepare(Source(out / "trajectories"), tmp_path / "after", StepOptions(hold_out=0))
+
+    @pytest.mark.slow
     def test_a_model_of_whole_runs_is_asked_turn_by_turn_as_in_training(self, local, tmp_path):
         out, served = tmp_path / "out", []
         answers = [says("ls"), "What?", *map(says, RIGHT)]
