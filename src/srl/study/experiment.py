@@ -25,7 +25,7 @@ DomainKind = Literal["arithmetic", "code-repair"]
 
 DOMAIN_DATA: dict[DomainKind, tuple[str, ...]] = {
     "arithmetic": ("expert", "own-thoughts", "holistic", "prefixes"),
-    "code-repair": ("expert", "own-thoughts"),
+    "code-repair": ("expert", "own-thoughts", "edits"),
 }
 """The data folders that a tiny domain writes for each seed (`study/domain.py`, `study/repair_data.py`)."""
 

@@ -11,7 +11,7 @@ from srl.data.folder import as_row
 from srl.data.steps import step_instances
 from srl.files import write_jsonl
 from srl.study.experiment import Domain
-from srl.study.repair import Thinker, as_problem, problem_text, problems, solve
+from srl.study.repair import EDIT, Thinker, as_problem, problem_text, problems, solve
 
 
 def write_repair_problems(folder: Path, domain: Domain) -> None:
@@ -37,14 +37,19 @@ def write_repair_data(folder: Path, domain: Domain, seed: int, reserved: Collect
 
     expert         the expert's runs as steps, and its edits as one completion, with its own thoughts
     own-thoughts   the same with the thoughts that the student would have
+    edits          the expert's steps that edit: the base takes the others as the expert does, which teaches SRL nothing
     """
     asked = {text.partition("\n\n")[2] for text in reserved}
     programs = list(islice(problems(random.Random(seed), domain.operations, asked), domain.expert_problems))
     thinkers: dict[str, Thinker] = {"expert": "expert", "own-thoughts": "student"}
     for name, thinker in thinkers.items():
         runs = [solve(program, thinker=thinker) for program in programs]
-        steps = (i for run in runs for i in step_instances(run, targets="all", system_prompt="", context="full"))
+        steps = [i for run in runs for i in step_instances(run, targets="all", system_prompt="", context="full")]
         (folder / name).mkdir()
         write_jsonl(folder / name / "train.steps.jsonl", map(as_row, steps))
+        if thinker == "expert":
+            (folder / "edits").mkdir()
+            edits = (step for step in steps if step.expert_action.startswith(EDIT[0]))
+            write_jsonl(folder / "edits/train.steps.jsonl", map(as_row, edits))
         whole = (as_problem(program, run) for program, run in zip(programs, runs, strict=True))
         write_jsonl(folder / name / "train.problems.jsonl", map(as_row, whole))
