@@ -70,7 +70,7 @@ def test_the_students_of_all_bases_learn_the_same_forms(run, tmp_path):
 def test_the_picture_and_the_table_take_what_has_ended(run, tmp_path):
     def arm(title, mean):
         column = {"mean": mean, "interval": [mean / 2, mean * 1.5]}
-        return {"title": title, "greedy": column, "stepwise": column, "seeds": 1}
+        return {"title": title, "greedy": column, "stepwise": column, "seeds": 1, "cpu_seconds": 40.0}
 
     bases = {
         "b": {"pass_at_8": {"mean": 0.2}, "arms": {"base": arm("base", 0.05), "srl": arm("SRL", 0.3)}},

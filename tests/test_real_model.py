@@ -38,12 +38,14 @@ step_order = "trajectory"
 eval_steps = 1
 max_rows = 4
 per_device_eval_batch_size = 4
+[checkpoints]
+keep_when_finished = false
 """
 
 STEPS = ("--hold-out", 0.1, "--annotations", "thought", "--system-prompt", SYSTEM_PROMPT)
 WARM_UP = ("--examples", 32, "--batch-size", 32, "--learning-rate", "5e-4")
 
-SILENCE_SECONDS = 20
+SILENCE_SECONDS, FIRST_LINE_SECONDS = 20, 10
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +103,7 @@ def test_from_gsm8k_to_the_report(folder, capsys):
         Told("steps", folder / "gsm8k.jsonl", "--out", folder / "steps", *STEPS),
         Told("train", folder / "srl.toml", code=2),
     ]
-    assert said[-1].silence_after(" will hold up to ") < 10  # the model is loaded by then
+    assert said[-1].silence_after(" will hold up to ") < FIRST_LINE_SECONDS  # of the model being loaded
     refusal = said[-1].lines[-1]
     assert refusal.startswith("srl: ")
     assert "no <think> in " in refusal
@@ -114,7 +116,8 @@ def test_from_gsm8k_to_the_report(folder, capsys):
     well_formed = {when: count / facts["checked"] for when, count in facts["well_formed"].items()}
     second = folder / "second"
     etas = said[-1].etas("step")
-    assert etas[0] > etas[len(etas) // 2] > etas[-1]  # it moves
+    assert len({*etas}) > 5  # it moves
+    assert etas[-1] < etas[0]
     flags = ["--model.model-name-or-path", warmed_up, "--output-dir", second]
     said.append(Told("train", folder / "srl.toml", *flags))
     assert "share_prefix" not in said[-1].text  # no warning: it shares

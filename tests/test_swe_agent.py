@@ -141,6 +141,33 @@ class TestWithThePackage:
         assert "diff --git" not in "".join(observed(out))
 
     @pytest.mark.slow
+    def test_an_instance_of_a_clone_has_its_commit_as_the_tree(self, local, tmp_path):
+        work = local / SOURCES / "calc-1"
+        git = ["git", "-c", "user.name=x", "-c", "user.email=x@x"]
+        for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+            subprocess.run([*git, *arguments], cwd=work, check=True)
+        commit = subprocess.check_output([*git, "rev-parse", "HEAD"], cwd=work, text=True).strip()
+        (tmp_path / "clones").mkdir()
+        work.rename(tmp_path / "clones" / "o__calc")
+        (row, *_) = map(json.loads, (local / "instances.jsonl").read_text().splitlines())
+        write_jsonl(tmp_path / "remote.jsonl", [row | {"repo": "o/calc", "base_commit": commit, "tests": []}])
+        out, options = tmp_path / "out", PredictOptions(protocol="agent")
+        with serving(scripted(list(map(says, ("git log --oneline", *RIGHT))))) as server:
+            predict(server.url, tmp_path / "remote.jsonl", out, options, model="tiny", clones=tmp_path / "clones")
+        assert " issue\n" in observed(out)[0]  # the history, where the fix may lie, is not there
+        assert "+    return a + b" in json.loads((out / "predictions.jsonl").read_text())["model_patch"]
+
+    @pytest.mark.slow
+    def test_a_run_that_is_graded_as_wrong_is_no_expert(self, local, tmp_path):
+        out = tmp_path / "out"
+        assert run(local, out, list(map(says, ("echo >> calc.py", DIFF, SUBMIT))))["calc__0"]["end"] == "patch"
+        prepare(Source(out / "trajectories"), tmp_path / "before", StepOptions(hold_out=0))
+        assert score(str(out), local, None, find_sandbox(), limits=Limits(seconds=60)).columns[0].score == 0
+        assert trajectory(out)["info"]["resolved"] is False
+        with pytest.raises(UserError, match="none of 1 trajectories can be used"):
+            prepare(Source(out / "trajectories"), tmp_path / "after", StepOptions(hold_out=0))
+
+    @pytest.mark.slow
     def test_a_model_of_whole_runs_is_asked_turn_by_turn_as_in_training(self, local, tmp_path):
         out, served = tmp_path / "out", []
         answers = [says("ls"), "What?", *map(says, RIGHT)]

@@ -108,7 +108,7 @@ def collect(experiments: dict[str, Experiment], out: Path) -> dict[str, Any]:
 
 
 def table(bases: dict[str, Any]) -> str:
-    """A row per arm, a column per base: test problems solved greedily, in percent with intervals, and seeds."""
+    """A row per arm, a column per base: test problems solved, in percent with intervals and number of seeds; CPU s."""
     order = sorted(bases, key=lambda name: bases[name]["pass_at_8"]["mean"])
     heads = [f"{name}, pass@8 {percent(bases[name]['pass_at_8']['mean'])}" for name in order]
     titles = {key: arm["title"] for name in order for key, arm in bases[name]["arms"].items()}
@@ -117,6 +117,10 @@ def table(bases: dict[str, Any]) -> str:
         for key, title in titles.items():
             cells = (_cell(bases[name]["arms"].get(key), column) for name in order)
             lines.append(f"| {title}, {column} | " + " | ".join(cells) + " |")
+    for key, title in titles.items():
+        there = (bases[name]["arms"].get(key) for name in order)
+        seconds = (f"{arm['cpu_seconds']:.0f}" if arm else "not run" for arm in there)
+        lines.append(f"| {title}, CPU s | " + " | ".join(seconds) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -172,11 +172,10 @@ class Way:
 
     @property
     def n_asked(self) -> int:
-        """How many held-out problems are asked: those with a known answer, but few on a CPU."""
+        """How many held-out problems are asked: those with a known answer, up to validation.max_rows."""
         rows = rows_of(self.data, "validation.problems") if any(self.data.glob("validation.problems.*")) else ()
         known = sum(known_answer(row.value["answer"]) is not None for row in rows)
-        recipe = read_recipe(self.recipe_file)
-        return min(known, recipe.validation.max_rows)
+        return min(known, read_recipe(self.recipe_file).validation.max_rows or known)
 
     def stages(self) -> Iterator[Stage]:
         """All that follows the recipe."""

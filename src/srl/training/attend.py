@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from accelerate import PartialState
 
 from srl.engines.engines import require_vllm
@@ -17,6 +18,8 @@ from srl.runs.folder import RunFolder, open_run
 from srl.runs.recipe import Recipe
 from srl.training.heartbeat import watched_by_one_another
 from srl.training.out_of_memory import is_out_of_memory, what_to_change
+
+FOR_GPUS = ("fsdp", "deepspeed", "use_vllm")
 
 LOST_PEER = re.compile(r"gloo|nccl|connection (reset|closed)|broken pipe|socket", re.IGNORECASE)
 """In what torch raises where another process of the run has ended or does not answer."""
@@ -49,18 +52,25 @@ def attended(recipe: Recipe, processes: PartialState, *, resume: bool, overwrite
             raise UserError(line) from error
 
 
-def check_launch(processes: PartialState) -> None:
-    """Make sure that as many processes run as were asked for.
+def check_launch(recipe: Recipe, processes: PartialState) -> None:
+    """Make sure that as many processes run as were asked for, on devices that the recipe's options are for.
 
     Raises:
-        UserError: `accelerate launch --cpu --num_processes N` has started one process, which it does without a word. It
-            then leaves an address at which several would meet, and no number of them.
+        UserError: an option for GPUs, and there are none: accelerate would pass over some without a word.
+            `accelerate launch --cpu --num_processes N` has started one process, also without a word. It then leaves an
+            address at which several would meet, and no number of them.
     """
     by_accelerate = os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ
     if by_accelerate and processes.num_processes == 1 and "WORLD_SIZE" not in os.environ:
         raise UserError(
             "accelerate launch --cpu was asked for several processes and has started one; use "
             "torchrun --nproc_per_node N -m srl.cli train …"
+        )
+    asked = [name for name in FOR_GPUS if recipe.trl.get(name)]
+    if asked and not torch.accelerator.is_available():
+        raise UserError(
+            f"[trl] {asked[0]} = {recipe.trl[asked[0]]!r} is for GPUs, and this machine has none; train where "
+            "there are some, or set it to false"
         )
 
 

@@ -53,7 +53,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of TRL's calls, not ours
     processes = PartialState(cpu=not torch.accelerator.is_available())
-    check_launch(processes)
+    check_launch(recipe, processes)
 
     model_path = resolve_model(recipe.model.model_name_or_path)
     run = RunFolder(recipe.output_dir)

@@ -168,7 +168,8 @@ def _examples(
     room = int(ROOM * recipe.rollout.max_completion_length)
 
     def fits(row: Row, thought: str) -> bool:
-        return len(chat.target_ids(format_completion(thought, row["expert_action"]))) <= room
+        target = format_completion(thought, row["expert_action"])
+        return is_in_the_format(thought.strip(), row["expert_action"]) and len(chat.target_ids(target)) <= room
 
     wanted = min(options.examples, len(rows))
     examples, short = [], []
@@ -209,7 +210,7 @@ def _in_own_words(
             seeds = [recipe.seed + asked + i for i in range(size)]
             for row, reply in zip(batch, engine.generate(requests, seeds, options.temperature), strict=True):
                 thought = spoken_thought(reply.text, reply.truncated)
-                if is_in_the_format(thought, row["expert_action"]) and fits(row, thought):
+                if fits(row, thought):
                     found.append({**row, "thought": thought})
                 else:
                     waiting.append(row)

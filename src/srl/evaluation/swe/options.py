@@ -28,8 +28,7 @@ class PredictOptions:
     """What is asked of the model."""
 
     protocol: Literal["oracle", "end-to-end", "agent"] = "oracle"
-    """oracle: the files to change are given; end-to-end: the model finds them in the list of files first; agent:
-    mini-swe-agent drives it, a command at a time in the sandbox."""
+    """oracle: the files to change are given; end-to-end: the model finds them first; agent: it has a shell."""
     samples: int = 0
     """Samples per instance at --temperature."""
     greedy: bool = False
@@ -51,8 +50,7 @@ class PredictOptions:
     context: Context = "paper"
     """Agent: how many of its latest steps the model sees, as for `srl steps`; paper: two."""
     asked_in: Literal["steps", "turns"] | None = None
-    """Agent: one prompt per action, as SRL trains, or turn by turn with all that was, as SFT on whole runs does; by
-    default as the run was trained, else steps."""
+    """Agent: a prompt per action, as in SRL, or turns, as in SFT on whole runs. Default: as trained, else steps."""
     chat: ChatOptions = DEFAULT_CHAT
     """As in a recipe, for a model that no run of srl trained; a run's own are used by themselves."""
     seed: int = 0

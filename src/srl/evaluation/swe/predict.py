@@ -26,7 +26,7 @@ from srl.evaluation.evaluate import chat_options
 from srl.evaluation.samples import Mode
 from srl.evaluation.swe.instances import Instance, load_instances
 from srl.evaluation.swe.options import PredictOptions, require_mini
-from srl.evaluation.swe.predictions import Prediction, PredictionKey, write_predictions
+from srl.evaluation.swe.predictions import Prediction, PredictionKey, trajectory_path, write_predictions
 from srl.evaluation.swe.protocols import EndToEnd, OracleEdit, SweAttempt
 from srl.evaluation.swe.repository import Repository, find_repositories
 from srl.files import locked, write_text
@@ -251,26 +251,22 @@ class _Recorder:
 
     def record(self, asked: Asked, attempt: SweAttempt | AgentRun) -> None:
         """Write one sample, unless it is there."""
-        known = asked.key in self.done
         if not isinstance(attempt, OracleEdit | EndToEnd):
             self.going.discard(attempt)
-            if not known:
-                self._keep_trajectory(asked, attempt)
-        if known:
+        if asked.key in self.done:
             return
         tokens = [reply.tokens for reply in attempt.replies]
         total = None if None in tokens else sum(token for token in tokens if token is not None)
         prediction = Prediction(asked.instance.id, attempt.patch, str(attempt.end), asked.mode, asked.index, total)
         completions = [reply.text for reply in attempt.replies]
+        if not isinstance(attempt, OracleEdit | EndToEnd):
+            path = trajectory_path(self.folder, prediction)
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, json.dumps(attempt.trajectory, indent=1) + "\n")
         row = {**asdict(prediction), "seed": asked.seed, "completions": completions}
         append(self.folder / "samples.jsonl", [row])
         self.done[asked.key] = prediction
         self.progress.update(len(self.done), f"{self.replies} completions")
-
-    def _keep_trajectory(self, asked: Asked, run: AgentRun) -> None:
-        path = self.folder / "trajectories" / f"{asked.instance.id}.{asked.mode}-{asked.index}.traj.json"
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, json.dumps(run.trajectory, indent=1) + "\n")
 
 
 def _ask_engine(engine: BatchEngine, plan: list[Asked], recorder: _Recorder) -> None:

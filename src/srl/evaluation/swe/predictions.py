@@ -45,6 +45,11 @@ def predictions_file(mode: Mode, index: int) -> str:
     return "predictions.jsonl" if mode == "greedy" else f"predictions-sampled-{index}.jsonl"
 
 
+def trajectory_path(folder: Path, prediction: Prediction) -> Path:
+    """Where the run of an agent is that made a prediction."""
+    return folder / "trajectories" / f"{prediction.instance_id}.{prediction.mode}-{prediction.index}.traj.json"
+
+
 def write_predictions(folder: Path, model: str, predictions: Iterable[Prediction]) -> list[Path]:
     """One file for the greedy patches and one for each sample; returns their paths."""
     files: dict[str, list[dict[str, str]]] = {}

@@ -7,6 +7,7 @@ results.json     the numbers, in the form of `srl evaluate`: `srl compare` and `
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,8 +25,8 @@ from srl.evaluation.swe.grading import Grading, grade, in_parallel
 from srl.evaluation.swe.instances import Instance, load_instances
 from srl.evaluation.swe.official import official_verdict
 from srl.evaluation.swe.predict import instance_facts, open_predictions, read_done
-from srl.evaluation.swe.predictions import Prediction, PredictionKey, empty, gold, read_predictions
-from srl.files import locked
+from srl.evaluation.swe.predictions import Prediction, PredictionKey, empty, gold, read_predictions, trajectory_path
+from srl.files import locked, write_text
 from srl.rewards.sandbox.walls import Limits, Sandbox
 from srl.runs.progress import Progress
 
@@ -91,6 +92,7 @@ def score(
                 append(folder / "gradings.jsonl", [asdict(line)])
                 graded[grading.prediction.key] = line
                 progress.update(len(graded), f"{sum(one.resolved for one in graded.values())} resolved")
+        write_verdicts(folder, predictions, graded)
         results = write_scores(folder, instances, predictions, graded)
     if check_with_swebench:
         print_agreement(folder, known, predictions, graded)
@@ -174,6 +176,16 @@ def write_log(folder: Path, grading: Grading) -> None:
     path = log_path(folder, grading.prediction)
     path.parent.mkdir(exist_ok=True)
     path.write_text(grading.log, encoding="utf-8", errors="replace")
+
+
+def write_verdicts(folder: Path, predictions: Mapping[PredictionKey, Prediction], graded: Graded) -> None:
+    """Note in the runs of agents whether they resolved their instance: `srl steps` leaves out those that did not."""
+    for key, line in graded.items():
+        path = trajectory_path(folder, predictions[key])
+        if path.is_file():
+            run = json.loads(path.read_text(encoding="utf-8"))
+            run["info"]["resolved"] = line.resolved
+            write_text(path, json.dumps(run, indent=1) + "\n")
 
 
 def write_scores(
