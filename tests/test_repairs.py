@@ -152,26 +152,32 @@ def test_a_completion_without_a_call_or_with_an_open_one_is_no_repair():
     assert repaired(edit("return", "yield") + "\n\n" + edit("yield", "return"), repair) == repair
 
 
+HARM = (
+    "import os\nos._exit(0)",
+    "import sys\nsys.exit()",
+    "text = 'a' * (1 << 33)",
+    "import os\nos.kill(os.getppid(), 9)",
+    "import os\nos.closerange(3, 99)",
+    "import socket\nsocket.create_connection(('127.0.0.1', 9))",
+    "open('/etc/passwd', 'a')",
+    "a syntax error",
+)
+SLOW_HARM = (
+    "while True: pass",
+    "import time\ntime.sleep(99)",
+    "import os\nwhile True: os.fork()",
+    "print('1' * 10**8)\nf = lambda x: 3",
+)
+
+
 @needs_sandbox
-def test_programs_that_mean_harm_fail_and_take_no_other_with_them():
+@pytest.mark.parametrize("harm", [HARM, pytest.param(SLOW_HARM, marks=pytest.mark.slow)])
+def test_programs_that_mean_harm_fail_and_take_no_other_with_them(harm):
     tests = "from f import f\nassert f(1) == 2\n"
     right = "def f(x):\n    return x + 1\n"
-    hostile = [
-        "import os\nos._exit(0)",
-        "import sys\nsys.exit()",
-        "while True: pass",
-        "text = 'a' * (1 << 33)",
-        "import os\nos.kill(os.getppid(), 9)",
-        "import os\nos.closerange(3, 99)",
-        "import os\nwhile True: os.fork()",
-        "import socket\nsocket.create_connection(('127.0.0.1', 9))",
-        "open('/etc/passwd', 'a')",
-        "print('1' * 10**8)\nf = lambda x: 3",
-        "a syntax error",
-    ]
-    sources = [right, *hostile, right + "# another", right.replace("1", "2")]
+    sources = [right, *harm, right + "# another", right.replace("1", "2")]
     found = pass_their_tests([Program("f", source, tests) for source in sources])
-    assert found == [True, *[False] * len(hostile), True, False]
+    assert found == [True, *[False] * len(harm), True, False]
     assert pass_their_tests([Program("g", right, tests)]) == [False]  # the tests' name, not the program's
 
 
