@@ -276,6 +276,23 @@ def test_a_full_disk_is_one_line_that_names_the_folder_and_how_to_go_on(tiny_mod
     assert run.last_checkpoint is None
 
 
+def test_a_full_disk_at_a_later_checkpoint_leaves_the_one_before(tiny_model, tiny_data, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    size = (tiny_model / "model.safetensors").stat().st_size
+    soft, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fills_up = once(
+        lambda: run.last_checkpoint, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size * 3 // 2, most))
+    )
+    try:
+        with fills_up, pytest.raises(UserError, match=r"; checkpoint-\d+ is whole; make room or mend it") as found:
+            train(without_end(run.path, tiny_model, tiny_data))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, most))
+    kept = run.last_checkpoint
+    assert f"; {kept.name} is whole; " in str(found.value)
+    assert problem_with(kept) is None
+
+
 def test_a_folder_that_vanishes_is_one_line(tiny_model, tiny_data, tmp_path):
     run = RunFolder(tmp_path / "run")
     gone = once(lambda: run.metrics, lambda: run.path.rename(tmp_path / "elsewhere"))

@@ -25,7 +25,7 @@ CONVERSATION = [
 ARGUMENTS: tuple[dict[str, bool], ...] = ({}, {"enable_thinking": True}, {"thinking": True})
 """Switches that public templates know; a loop may stand behind one."""
 
-CPU_SECONDS, WALL_SECONDS = 2, 60
+CPU_SECONDS, WALL_SECONDS = 2, 300
 """Of rendering, which takes milliseconds; of the whole process, imports included, on a busy machine."""
 
 MEMORY_BYTES = 4 * 2**30

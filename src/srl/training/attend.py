@@ -94,5 +94,6 @@ def _in_one_line(error: Exception, recipe: Recipe, run: RunFolder, processes: Pa
         return fault or f"{run.path}: the run folder is gone ({str(error).splitlines()[0]:.200})"
     if fault:
         free = shutil.disk_usage(run.path).free / 1e9
-        return f"{run.path}: {fault} ({free:.1f} GB free); make room or mend it, then {how_to_go_on(run)}"
+        kept = f"{run.last_checkpoint.name} is whole; " if run.last_checkpoint else ""
+        return f"{run.path}: {fault} ({free:.1f} GB free); {kept}make room or mend it, then {how_to_go_on(run)}"
     return None
