@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from srl.records import StepInstance
 from srl.runs.recipe import Recipe, read_recipe
 from srl.study.repair import (
     N_BUGS,
+    Buggy,
+    Look,
     Thinker,
     as_problem,
     build_repair_tokenizer,
@@ -64,11 +67,25 @@ PHASES = (
 )
 
 
+def beginner_look(rng: random.Random) -> Look:
+    """Half of the time a line that is wrong, if there is one; else any."""
+
+    def look(program: Buggy, edited: Collection[int]) -> Sequence[int]:
+        left = [index for index in range(len(program.wanted)) if index not in edited]
+        wrong = [index for index in program.wrong if index in left]
+        rng.random()  # drawn when the model was made; the data would be others without it
+        return [rng.choice(wrong if wrong and rng.random() < 0.5 else left)]
+
+    return look
+
+
 def write_student_data(path: Path, phase: Phase, seed: int) -> None:
     """Rows of one kind fill a batch; the order is the one in which they are learned."""
     seen = {program.source for program in islice(problems(random.Random("problems"), N_LINES), 3000)}
     rng = random.Random(f"student {seed}")
     look = student_look(rng, phase.haste, PATIENCE if phase.edits == N_BUGS else 0.0)
+    if phase.thinker == "beginner":
+        look = beginner_look(rng)
     edits: list[StepInstance] = []
     others: list[StepInstance] = []
     whole: list[StepInstance] = []
