@@ -149,14 +149,13 @@ def test_a_recipe_decides_verls_options(recipe_file):
     assert in_float32["+actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype"] == "fp32"
     changed = recipe.model_copy(
         update={
-            "trl": {"loss_type": "dapo", "scale_rewards": "none", "beta": 0.1, "epsilon_high": 0.3, "fsdp": True},
+            "trl": {"loss_type": "dapo", "scale_rewards": "none", "epsilon_high": 0.3, "fsdp": True},
             "verl": {"trainer": {"n_gpus_per_node": 2}, "actor_rollout_ref.rollout.name": "sglang"},
         }
     )
     found = options(changed)
     assert found["actor_rollout_ref.actor.loss_agg_mode"] == "token-mean"
     assert found["algorithm.norm_adv_by_std_in_grpo"] is False
-    assert (found["actor_rollout_ref.actor.use_kl_loss"], found["actor_rollout_ref.actor.kl_loss_coef"]) == (True, 0.1)
     assert found["actor_rollout_ref.actor.clip_ratio_low"] == 0.2
     assert found["actor_rollout_ref.actor.clip_ratio_high"] == 0.3
     assert found["trainer.n_gpus_per_node"] == 2
@@ -212,6 +211,7 @@ def test_what_verl_lacks_is_refused_by_name(recipe_file, tmp_path, flags, messag
         ("num_iterations = 2", "[trl] `num_iterations`: the engine verl has no such option"),
         ("loss_type = 'bnpo'", "expected one that verl has too: grpo, dapo, dr_grpo"),
         ("scale_rewards = 'batch'", "expected one that verl has too: group, none"),
+        ("beta = 0.1", "the engine verl cannot do this: [trl] beta = 0.1"),
         ("use_vllm = false", "[trl] use_vllm = False: verl has no choice here; expected True"),
         ("fsdp = 'full_shard offload'", "[trl] fsdp = 'full_shard offload'"),
         ("fsdp_config = { cpu_offload = true }", "say it in [verl], under actor_rollout_ref.actor.fsdp_config"),

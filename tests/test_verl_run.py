@@ -316,7 +316,6 @@ def test_filter_and_advantages_inside_verl_are_trls(verl_python, trained, tmp_pa
 GPU_OPTIONS = """\
 loss_type = "dapo"
 scale_rewards = "none"
-beta = 0.05
 epsilon_high = 0.28
 fsdp = true
 use_vllm = true
@@ -350,13 +349,13 @@ import sys
 from omegaconf import OmegaConf
 from verl.utils.config import validate_config
 config = OmegaConf.load(sys.argv[1])
-validate_config(config, use_reference_policy=True, use_critic=False)
+validate_config(config, use_reference_policy=False, use_critic=False)
 actor = config.actor_rollout_ref.actor
-print(actor.loss_agg_mode, actor.kl_loss_coef, actor.clip_ratio_high, config.trainer.n_gpus_per_node, end="")
+print(actor.loss_agg_mode, actor.use_kl_loss, actor.clip_ratio_high, config.trainer.n_gpus_per_node, end="")
 """
     done = subprocess.run([verl_python, "-c", check, tmp_path / "config.yaml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "token-mean 0.05 0.28 4"
+    assert done.stdout.splitlines()[-1] == "token-mean False 0.28 4"
 
 
 def test_an_option_that_verl_has_not_is_one_line(verl_python, tiny_student, tiny_data, tmp_path):

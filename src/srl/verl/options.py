@@ -182,7 +182,12 @@ def _objective(recipe: Recipe) -> dict[str, Any]:
         raise UserError(f"[trl] loss_type = {loss!r}: expected one that verl has too: {', '.join(LOSSES)}")
     if scale not in SCALES:
         raise UserError(f"[trl] scale_rewards = {scale!r}: expected one that verl has too: group, none")
-    beta, low = trl.pop("beta", 0.0), trl.pop("epsilon", 0.2)
+    if beta := trl.pop("beta", 0.0):
+        raise UserError(
+            f"the engine verl cannot do this: [trl] beta = {beta!r}: a reference model under verl was never tried; "
+            "use the engine trl, or set it to 0"
+        )
+    low = trl.pop("epsilon", 0.2)
     high = trl.pop("epsilon_high", None)
     options = {
         "algorithm.adv_estimator": "srl_grpo",
@@ -193,9 +198,7 @@ def _objective(recipe: Recipe) -> dict[str, Any]:
         "actor_rollout_ref.actor.loss_scale_factor": recipe.rollout.max_completion_length,
         "actor_rollout_ref.actor.clip_ratio_low": Owned(low, "`[trl] epsilon`"),
         "actor_rollout_ref.actor.clip_ratio_high": Owned(low if high is None else high, "`[trl] epsilon_high`"),
-        "actor_rollout_ref.actor.use_kl_loss": Owned(beta > 0, "`[trl] beta`"),
-        "actor_rollout_ref.actor.kl_loss_coef": Owned(beta, "`[trl] beta`"),
-        "actor_rollout_ref.actor.kl_loss_type": "low_var_kl",
+        "actor_rollout_ref.actor.use_kl_loss": Owned(False, "`[trl] beta`"),
         # Where sampler and trainer compute differently; TRL's own is a mask at the same limit.
         "algorithm.rollout_correction.rollout_is": "sequence",
         "algorithm.rollout_correction.rollout_is_threshold": 3.0,
