@@ -86,6 +86,7 @@ def test_minervas_known_answers():
     assert loaded.unscorable == ()  # also of the one whose box holds two formulas with `$ $` between them
 
 
+@pytest.mark.slow
 def test_minervas_numbers_in_pythons_notation_are_right_in_latex_too():
     answers = [p.answers[0] for p in load_benchmark("minerva", shared("minerva_math")).questions]
     python = [answer for answer in answers if re.fullmatch(r"[\d.]+e-?\d+", answer)]

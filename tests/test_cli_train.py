@@ -82,7 +82,7 @@ def test_a_recipe_that_leaves_the_batch_open_gets_one_that_fits(tiny_student, ti
     assert "nothing to resume" in srl("train", recipe, *flags, "--resume").stderr  # the same recipe
 
 
-@pytest.mark.parametrize(("stage", "target"), [("srl", "steps"), ("sft", "steps")])
+@pytest.mark.parametrize(("stage", "target"), [("srl", "steps"), pytest.param("sft", "steps", marks=pytest.mark.slow)])
 def test_a_run_ends_when_its_tokens_are_used_also_when_resumed(tiny_student, tiny_data, tmp_path, stage, target):
     """Both trainers count from TRL's `num_tokens`; after a kill the count goes on."""
     recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data, stage=stage, target=target)
@@ -168,7 +168,7 @@ def first_eval_loss(run):
     return next(line["eval_loss"] for line in metrics(run) if "eval_loss" in line)
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_later_stage_starts_from_the_weights_of_the_earlier(tiny_model, tiny_data, tmp_path, lora):
     """The held-out loss before stage 2 is that of stage 1's last (best) model, not of the base."""
     flags = ["--model.use-peft"] if lora else []
@@ -335,6 +335,7 @@ def test_sampling_shows_thoughts_and_steps(srl_run, tiny_model):
     assert "malformed: truncated" in untrained.stdout
 
 
+@pytest.mark.slow
 def test_real_steps_train_a_random_qwen2(tmp_path):
     folder = Path(__file__).parents[2] / "shared/data/math_trajectories/deepseek_v3_math"
     if not folder.exists():

@@ -298,6 +298,7 @@ def test_seeds_that_disagree_widen_the_interval():
     assert 0.35 < widths[1] < 0.6
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(2)
     covered = 0

@@ -187,6 +187,7 @@ def test_a_reader_never_meets_half_a_page(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "run"]
 
 
+@pytest.mark.slow
 def test_twenty_thousand_rollouts_fit_into_one_file(tmp_path):
     run = write_run(tmp_path / "run", n_steps=10, n_groups=250, n_words=60)
     write_report([run], tmp_path / "r.html")

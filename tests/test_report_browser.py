@@ -254,6 +254,7 @@ def test_every_control_has_a_name(page):
     assert nameless == []
 
 
+@pytest.mark.slow
 def test_twenty_thousand_rollouts_are_quick(browser, tmp_path):
     write_report([write_run(tmp_path / "run", n_steps=10, n_groups=250, n_words=60)], tmp_path / "r.html")
     browser.errors.clear()

@@ -66,7 +66,12 @@ def stopped_after(step: int, whole: Path, folder: Path) -> None:
     (folder / "config.toml").write_text(config.replace(str(whole), str(folder)))
 
 
-STAGES = [("sft", "shuffle"), ("srl", "shuffle"), ("srl", "trajectory"), ("rlvr", "shuffle")]
+STAGES = [
+    ("sft", "shuffle"),
+    ("srl", "shuffle"),
+    pytest.param("srl", "trajectory", marks=pytest.mark.slow),
+    ("rlvr", "shuffle"),
+]
 
 
 @pytest.mark.parametrize(("stage", "order"), STAGES)
