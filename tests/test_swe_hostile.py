@@ -14,29 +14,16 @@ from hostile import (
     BUGGY,
     FIXED,
     INSTANCE,
-    KINDS,
     LIMITS,
     diff,
     graded,
     hostile,
     snapshot,
-    standing,
-    write_package,
 )
 
 from srl.errors import UserError
 from srl.rewards.sandbox import walls as sandboxes
 from srl.rewards.sandbox.walls import find_sandbox
-
-
-@pytest.fixture(params=KINDS)
-def walls(request):
-    return standing(request.param)
-
-
-@pytest.fixture
-def package(tmp_path):
-    return write_package(tmp_path)
 
 
 def test_the_fix_resolves_and_nothing_does_not(walls, package):

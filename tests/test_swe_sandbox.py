@@ -11,25 +11,12 @@ import time
 
 import pytest
 from hostile import (
-    KINDS,
     LIMITS,
     hostile,
     leftovers,
-    standing,
-    write_package,
 )
 
 from srl.rewards.sandbox.walls import resident_bytes
-
-
-@pytest.fixture(params=KINDS)
-def walls(request):
-    return standing(request.param)
-
-
-@pytest.fixture
-def package(tmp_path):
-    return write_package(tmp_path)
 
 
 def test_forking_without_end(walls, package):

@@ -7,22 +7,12 @@ import time
 from dataclasses import replace
 
 import pytest
-from hostile import FIXED, KINDS, LIMITS, SOURCES, diff, leftovers, snapshot, standing, write_package
+from hostile import FIXED, LIMITS, SOURCES, diff, leftovers, snapshot
 
 from srl.evaluation.swe.shell import Answer, ShellEnded, open_shell
 from srl.rewards.sandbox.walls import Sandbox
 
 SHORT = replace(LIMITS, seconds=0.5)
-
-
-@pytest.fixture(params=KINDS)
-def walls(request):
-    return standing(request.param)
-
-
-@pytest.fixture
-def package(tmp_path):
-    return write_package(tmp_path)
 
 
 def shell(walls, package, limits=LIMITS, **options):
