@@ -11,7 +11,7 @@ from srl.data.sources import Source
 from srl.errors import UserError
 from srl.files import write_jsonl
 from srl.runs.recipe import Data, Model, Recipe, Sft
-from srl.training.rows import load_rows
+from srl.training.rows import load_parts, load_rows
 
 
 def recipe(data, stage="srl", target="steps", **limits):
@@ -87,6 +87,19 @@ def test_long_prompts_are_an_error_or_counted(tmp_path, chat, capsys):
     rows = load_rows(recipe(tmp_path, max_prompt_length=100, drop_long_prompts=True), "train", chat)
     assert rows["step_index"] == [1]
     assert "1 of 2 prompts are longer than 100 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", ["srl", "sft", "rlvr"])
+def test_where_all_prompts_are_too_long_there_is_nothing_to_train_on(tmp_path, chat, stage):
+    long = [{"role": "user", "content": "x" * 500}]
+    (tmp_path / "train.steps.jsonl").write_text(step(1, prompt=long))
+    problem = {"trajectory_id": "a", "prompt": long, "answer": "1", "solution": "1"}
+    (tmp_path / "train.problems.jsonl").write_text(json.dumps(problem) + "\n")
+    for kind in ("steps", "problems"):
+        (tmp_path / f"validation.{kind}.jsonl").write_text("")
+    asked = recipe(tmp_path, stage=stage, max_prompt_length=100, drop_long_prompts=True)
+    with pytest.raises(UserError, match="no rows to train on"):
+        load_parts(asked, chat, None)
 
 
 @pytest.mark.parametrize("text", ["not json\n", '{"foo": 1}\n'])

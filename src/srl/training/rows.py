@@ -59,6 +59,8 @@ def load_rows(recipe: Recipe, split: str, chat: Chat, positions: int | None = No
     rows = _without_special_tokens(rows, chat, path)
     if recipe.row_kind != "trajectories":
         rows = _within_length(rows, recipe, chat, path, positions)
+    if not len(rows):  # all left out, which was said
+        return None
     if recipe.stage == "srl" and split == "train" and recipe.rollout.share_prefix == "trajectory":
         say_where_prefixes_break(rows, chat, path)
     if recipe.row_kind == "trajectories":
