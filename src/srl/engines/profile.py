@@ -268,10 +268,8 @@ def _write(
     if malformed:
         print(f"malformed completions: {statistics.mean(malformed):.1%}; rewards of each row: {out / PROFILE}")
     if not outcomes["kept"]:
-        raise NothingKept(
-            f"{out}: none of {len(rows)} {kind} can be kept; {PROFILE} has their rewards (if all are −1, the model "
-            "does not write <think>: train it by SFT first, or set --open-thought)"
-        )
+        hint = " (if all are −1, the model does not write <think>: srl warm-up)" if malformed else ""
+        raise NothingKept(f"{out}: none of {len(rows)} {kind} can be kept; {PROFILE} has the rewards of each{hint}")
     n_written = 0
     half = target.with_name(f".{target.stem}.half{target.suffix}")
     with RowWriter(half, COLUMNS[kind]) as file:
