@@ -265,6 +265,8 @@ def test_steps_are_judged_with_and_without_the_rule_that_a_thought_is_needed():
     judged = judged_both_ways(texts, experts, [False] * 3)
     assert (judged["exact"], judged["exact_without_rule"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert judged["reward"] == pytest.approx((1 - 1 - 1) / 3)
+    nothing = judged_both_ways(["<think>cut", "<think>off"], ["1", "2"], [True, True])  # malformed either way
+    assert (nothing["reward"], nothing["reward_without_rule"], nothing["malformed"]) == (-1, -1, 1)
 
 
 def test_the_model_that_comes_with_srl_knows_the_format_and_not_the_plan(tmp_path):

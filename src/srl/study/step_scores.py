@@ -14,7 +14,7 @@ from srl.study.material import read_steps
 def step_scores(model: str, steps: Path, max_tokens: int, batch_size: int) -> dict[str, float]:
     """Of one greedy action after each context of `steps`: mean reward, and shares exact and malformed.
 
-    `exact_without_rule`, `similarity_without_rule`: with a completion without a thought taken for an action, so that
+    `exact_without_rule`, `reward_without_rule`: with a completion without a thought taken for an action, so that
     one can tell what a model knows from whether it keeps the format (SFT on steps without thoughts unlearns it).
     """
     rows = [row.value for row in read_steps(steps)]
@@ -37,7 +37,7 @@ def judged_both_ways(texts: list[str], experts: list[str], truncated: list[bool]
         "exact": strict["exact_step_rate"],
         "malformed": strict["format_error_rate"],
         "exact_without_rule": lenient["exact_step_rate"],
-        "similarity_without_rule": lenient["step_similarity"],
+        "reward_without_rule": lenient["reward"],
     }
 
 
