@@ -37,6 +37,7 @@ from srl.training.disk import check_disk
 from srl.training.options import fit_to_data, trainer_config, trainer_options
 from srl.training.policy import load_policy, lora, save_model
 from srl.training.preflight import Preflight
+from srl.training.progress import preparing
 from srl.training.rows import load_parts
 from srl.training.signals import stopping_at_signals
 from srl.training.trainer import SRLTrainer
@@ -79,7 +80,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         checkpoint = run.last_checkpoint
         if checkpoint:
             config.eval_on_start = False
-        trainer = build_trainer(recipe, config, model, chat, train_rows, eval_rows)
+        with preparing(is_main=processes.is_main_process):
+            trainer = build_trainer(recipe, config, model, chat, train_rows, eval_rows)
         if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
             trainer._total_train_tokens = tokens_at(checkpoint)
         with stopping_at_signals(trainer, run), reading(checkpoint, trainer):
