@@ -107,6 +107,7 @@ def test_a_chat_template_that_is_a_bomb_is_one_line(tiny_model, tmp_path, name):
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.slow
 def test_a_template_that_cannot_be_rendered_is_left_to_who_loads_it():
     check_template("{% for %}", "model")
     check_template("{{ raise_exception('no system turn') }}", "model")

@@ -133,6 +133,7 @@ def test_ours_beside_the_papers(two, capsys):
     assert rows(shown, "base  ")[-1][1:] == ["50.0", "50.0", "10.0", "10.0", "10.0", "10.0", "33.8", "24.8"]
 
 
+@pytest.mark.slow
 def test_plots(two, tmp_path):
     for name in ("p.svg", "p.png"):
         compare(two, plot=tmp_path / name)

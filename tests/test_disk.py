@@ -24,6 +24,7 @@ def size_of(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_what_is_said_is_what_is_written_and_model_is_all_that_stays(
     tiny_student, tiny_data, tmp_path, every_byte_counts
 ):

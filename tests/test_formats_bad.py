@@ -80,6 +80,7 @@ def check_refusal(error):
 
 @settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
+@pytest.mark.slow
 def test_mutated_rows_are_read_or_refused(data):
     reader, original = data.draw(st.sampled_from(FUZZED), label="row")
     value = deepcopy(original)

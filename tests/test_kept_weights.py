@@ -45,6 +45,7 @@ def test_the_numbers_of_the_card_are_those_of_the_saved_weights(tiny_model, tiny
     assert metrics(tmp_path / "again")[0]["eval_loss"] == pytest.approx(after, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_an_evaluation_by_samples_can_be_repeated_on_the_saved_weights(tiny_student, tiny_data, tmp_path):
     """Every evaluation draws the same random numbers, and training's own go on as if there had been none."""
     recipe = write_recipe(tmp_path / "r.toml", model=tiny_student, data=tiny_data)

@@ -101,6 +101,7 @@ def with_end(given, **limits):
 
 
 @pytest.mark.parametrize("stage", ["srl", pytest.param("sft", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_finished_run_is_extended_to_the_run_that_would_have_been(stage, tiny_student, twelve_rows, tmp_path, capsys):
     torch.use_deterministic_algorithms(True)
     whole, folder = tmp_path / "whole", tmp_path / "extended"

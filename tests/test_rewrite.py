@@ -243,6 +243,7 @@ def test_a_server_that_cannot_do_it_is_one_line(source, tmp_path, reply, message
             rewrite(source, tmp_path / "s", server.url, "huge", RewriteOptions())
 
 
+@pytest.mark.slow
 def test_kill_and_resume_loses_and_repeats_nothing(tmp_path):
     source = tmp_path / "pens.jsonl"
     rows = [{"problem": f"There are 3 pens and {n} more.", "solution": f"\\boxed{{{n + 3}}}"} for n in range(60)]

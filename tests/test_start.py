@@ -84,6 +84,7 @@ def test_another_question_in_the_same_folder_and_bad_input_are_one_line(started,
     assert "--annotations thought" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_few_rows_are_enough_to_start_and_nothing_is_asked_where_no_answer_is_known(
     tiny_data, tiny_student, tmp_path
 ):

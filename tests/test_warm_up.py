@@ -109,6 +109,7 @@ def test_the_recipe_it_leaves_repeats_the_sft_by_hand(warmed_up, tmp_path):
     assert same(weights(tmp_path / "again/model"), weights(folder / "run/model"))
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_examples(warmed_up, tmp_path):
     recipe, folder, _ = warmed_up
     flags = [*FLAGS, "--thoughts", "own", "--out", tmp_path / "again"]

@@ -44,6 +44,7 @@ def times_done(folder):
     return Counter((folder / "log").read_text().split())
 
 
+@pytest.mark.slow
 def test_what_is_over_its_limits_is_done_once_and_loses_no_other(workers, tmp_path):
     names = [f"t{i}" for i in range(200)]
     names[3], names[70], names[71] = "spin", "eat", "wait"
