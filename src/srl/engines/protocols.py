@@ -6,6 +6,7 @@ prompts and know nothing of protocols.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -94,6 +95,12 @@ class Reply:
     """Whether the token limit ended it."""
     prompt_tokens: int | None = None
     """The engine's count of the prompt; None if it gives none."""
+
+
+def tokens_of(replies: Sequence[Reply]) -> int | None:
+    """All that the engine wrote; None if it does not say for one of them."""
+    counted = [reply.tokens for reply in replies if reply.tokens is not None]
+    return sum(counted) if len(counted) == len(replies) else None
 
 
 @dataclass(slots=True)

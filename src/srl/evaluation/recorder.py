@@ -49,21 +49,12 @@ class Recorder:
             self.display.show({one.key: self.tallies[one.key] for one in judged})
 
     def _judged(self, sample: PlannedSample, attempt: Attempt, verdict: Verdict) -> JudgedSample:
-        tokens = [reply.tokens for reply in attempt.replies if reply.tokens is not None]
-        return JudgedSample(
-            benchmark=sample.question.benchmark,
-            problem_id=sample.question.id,
-            protocol=self.protocol,
-            mode=sample.mode,
-            index=sample.index,
-            seed=sample.seed,
-            problem=sample.question.text,
-            known_answers=sample.question.answers,
-            completions=tuple(reply.text for reply in attempt.replies),
-            end=str(attempt.end),
+        return JudgedSample.of_attempt(
+            sample,
+            attempt,
+            self.protocol,
             boxed=last_box(attempt.solution) is not None,
             correct=verdict.correct,
             answer=verdict.answer,
             failure=verdict.failure,
-            tokens=sum(tokens) if len(tokens) == len(attempt.replies) else None,
         )

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from srl.engines.asking import read_journal
-from srl.engines.protocols import ProtocolName
+from srl.engines.protocols import ProtocolName, Reply, tokens_of
 from srl.errors import UserError
 from srl.evaluation.benchmarks import Question
 
@@ -34,6 +34,13 @@ class PlannedSample:
     def key(self) -> Key:
         """Its name within the evaluation."""
         return (self.question.benchmark, self.question.id, self.mode, self.index)
+
+
+class Answered(Protocol):
+    """What an attempt of any kind has come to."""
+
+    replies: list[Reply]
+    end: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,37 @@ class JudgedSample:
     """What the comparison took too much of, time or memory."""
     tokens: int | None
     """None where the engine does not say."""
+
+    @classmethod
+    def of_attempt(
+        cls,
+        planned: PlannedSample,
+        attempt: Answered,
+        protocol: ProtocolName,
+        *,
+        boxed: bool,
+        correct: bool,
+        answer: str | None,
+        failure: str | None = None,
+    ) -> JudgedSample:
+        """What was planned and came of it, with the verdict."""
+        return cls(
+            benchmark=planned.question.benchmark,
+            problem_id=planned.question.id,
+            protocol=protocol,
+            mode=planned.mode,
+            index=planned.index,
+            seed=planned.seed,
+            problem=planned.question.text,
+            known_answers=planned.question.answers,
+            completions=tuple(reply.text for reply in attempt.replies),
+            end=str(attempt.end),
+            boxed=boxed,
+            correct=correct,
+            answer=answer,
+            failure=failure,
+            tokens=tokens_of(attempt.replies),
+        )
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> JudgedSample:

@@ -168,20 +168,11 @@ def _judged(
     ]
     verdicts = iter(pass_their_tests([result.program for result in results if result]))
     for sample, attempt, result in zip(samples, attempts, results, strict=True):
-        yield JudgedSample(
-            benchmark=sample.question.benchmark,
-            problem_id=sample.question.id,
-            protocol=protocol,
-            mode=sample.mode,
-            index=sample.index,
-            seed=sample.seed,
-            problem=sample.question.text,
-            known_answers=sample.question.answers,
-            completions=tuple(reply.text for reply in attempt.replies),
-            end=str(attempt.end),
+        yield JudgedSample.of_attempt(
+            sample,
+            attempt,
+            protocol,
             boxed=result is not None,
             correct=next(verdicts) if result else False,
             answer=result.source if result else None,
-            failure=None,
-            tokens=sum(reply.tokens or 0 for reply in attempt.replies),
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 
 from srl.data.folder import as_row
 from srl.data.steps import step_instances
 from srl.files import write_jsonl
+from srl.records import StepInstance, Trajectory
 from srl.study.experiment import Domain
 from srl.study.repair import EDIT, Thinker, as_problem, problem_text, problems, solve
 
@@ -27,9 +28,7 @@ def write_repair_problems(folder: Path, domain: Domain) -> None:
             rows = [{"problem": problem_text(one.repair), "answer": one.repair.to_json()} for one in programs]
             write_jsonl(folder / f"{name}.jsonl", rows)
     if not (steps := folder / "test.steps.jsonl").is_file():
-        runs = [solve(program) for program in programs]
-        instances = (i for run in runs for i in step_instances(run, targets="all", system_prompt="", context="full"))
-        write_jsonl(steps, map(as_row, instances))
+        write_jsonl(steps, map(as_row, _steps([solve(program) for program in programs])))
 
 
 def write_repair_data(folder: Path, domain: Domain, seed: int, reserved: Collection[str]) -> None:
@@ -44,7 +43,7 @@ def write_repair_data(folder: Path, domain: Domain, seed: int, reserved: Collect
     thinkers: dict[str, Thinker] = {"expert": "expert", "own-thoughts": "student"}
     for name, thinker in thinkers.items():
         runs = [solve(program, thinker=thinker) for program in programs]
-        steps = [i for run in runs for i in step_instances(run, targets="all", system_prompt="", context="full")]
+        steps = _steps(runs)
         (folder / name).mkdir()
         write_jsonl(folder / name / "train.steps.jsonl", map(as_row, steps))
         if thinker == "expert":
@@ -53,3 +52,8 @@ def write_repair_data(folder: Path, domain: Domain, seed: int, reserved: Collect
             write_jsonl(folder / "edits/train.steps.jsonl", map(as_row, edits))
         whole = (as_problem(program, run) for program, run in zip(programs, runs, strict=True))
         write_jsonl(folder / name / "train.problems.jsonl", map(as_row, whole))
+
+
+def _steps(runs: Sequence[Trajectory]) -> list[StepInstance]:
+    """All of them, each with all that was done before."""
+    return [i for run in runs for i in step_instances(run, targets="all", system_prompt="", context="full")]

@@ -8,19 +8,17 @@ from typing import NamedTuple
 
 import datasets
 import torch
-from transformers import AutoConfig
 
 from srl.chat.tokenizer import load_chat
-from srl.errors import UserError
 from srl.runs.folder import resolve_model
-from srl.runs.model import loading, max_positions
+from srl.runs.model import max_positions
 from srl.runs.recipe import Data, Model, Recipe
-from srl.shared_prefix.cost import ModelSize
 from srl.training.disk import Disk, disk, free_bytes
 from srl.training.fitting import Facts
 from srl.training.forecast import forecast
 from srl.training.machines import GPUS, Gpu
-from srl.training.rows import load_rows
+from srl.training.rows import load_parts
+from srl.training.sizes import model_size
 
 OF_THE_LIMIT = 0.75
 """Of a completion's limit, for its length in a forecast."""
@@ -56,15 +54,13 @@ def facts_of(model: str, data: Path) -> Facts:
     chat = load_chat(path)
     any_length = Data(path=data, max_prompt_length=2**31)
     recipe = Recipe(stage="srl", output_dir=data, model=Model(model_name_or_path=model), data=any_length)
-    rows, held_out = load_rows(recipe, "train", chat), load_rows(recipe, "validation", chat)
-    if not rows:
-        raise UserError(f"{data}: no rows to train on")
+    rows, held_out = load_parts(recipe, chat, None)
     prompts = [
         len(ids) for start in range(0, len(rows), 512) for ids in chat.prompt_ids(rows[start : start + 512]["prompt"])
     ]
     steps = sorted(len(chat.encode(f"<think>{action}")) for action in rows["expert_action"])
     return Facts(
-        weights=_size(path).weights,
+        weights=model_size(recipe)[0].weights,
         positions=max_positions(path),
         rows=len(rows),
         held_out=len(held_out or ()),
@@ -94,11 +90,6 @@ def outlook(recipe: Recipe) -> Outlook:
         disk=disk(recipe, found.step.size),
         free=free_bytes(recipe.output_dir),
     )
-
-
-def _size(path: str) -> ModelSize:
-    with loading(path, "configuration"):
-        return ModelSize.of(AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config())
 
 
 def _this_gpu() -> Gpu | None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from srl.engines.asking import append, ask_all, goes_on, read_journal
 from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
 from srl.engines.engines import BatchEngine, engine_name, load_engine, weights_digest
+from srl.engines.protocols import tokens_of
 from srl.errors import UserError
 from srl.evaluation.config import BenchmarkFacts, EvaluationConfig, chat_record
 from srl.evaluation.evaluate import chat_options
@@ -255,9 +256,8 @@ class _Recorder:
             self.going.discard(attempt)
         if asked.key in self.done:
             return
-        tokens = [reply.tokens for reply in attempt.replies]
-        total = None if None in tokens else sum(token for token in tokens if token is not None)
-        prediction = Prediction(asked.instance.id, attempt.patch, str(attempt.end), asked.mode, asked.index, total)
+        tokens = tokens_of(attempt.replies)
+        prediction = Prediction(asked.instance.id, attempt.patch, str(attempt.end), asked.mode, asked.index, tokens)
         completions = [reply.text for reply in attempt.replies]
         if not isinstance(attempt, OracleEdit | EndToEnd):
             path = trajectory_path(self.folder, prediction)
