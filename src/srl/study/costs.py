@@ -22,8 +22,8 @@ def print_costs(path: Path, out: Path, *, arms: tuple[str, ...] = ()) -> None:
     Raises:
         UserError: a wrong file, an unknown arm, a recipe that `srl plan` refuses.
     """
-    from srl.training.machines import cpu_flops
-    from srl.training.plan import duration, gpu_named
+    from srl.training.machines import cpu_flops, duration
+    from srl.training.plan import gpu_named
 
     table = read_reproduction(path)
     gpu_named(table.gpu, table.gpus if table.gpu else 1)
@@ -42,7 +42,8 @@ def print_costs(path: Path, out: Path, *, arms: tuple[str, ...] = ()) -> None:
 def _takes(command: Command, table: Reproduction, flops: float) -> tuple[str, float]:
     """In words, and in seconds."""
     from srl.training.forecast import forecast
-    from srl.training.plan import duration, gpu_named, summary, taken
+    from srl.training.machines import duration
+    from srl.training.plan import gpu_named, summary, taken
 
     if command.recipe:
         recipe, gpu = command.recipe, gpu_named(table.gpu, table.gpus if table.gpu else 1)

@@ -47,7 +47,8 @@ from srl.runs.recipe import Recipe, read_recipe
 from srl.runs.warm_up import WarmUpOptions
 from srl.study.material import rows_of
 from srl.training.asked import trained_prompts
-from srl.training.fitting import Choice, fitting, length, recipe_text, spoken
+from srl.training.fitting import Choice, fitting, length, recipe_text
+from srl.training.machines import duration
 from srl.training.outlook import Outlook, facts_of, outlook
 
 Run = Callable[[list[str]], None]
@@ -256,9 +257,9 @@ def _plan(seen: Outlook, recipe: Recipe, n_asked: int) -> Iterator[str]:
         looking = seen.per_sampled_token * options.checked * limit
         learning = rows * (seen.prompt_tokens + limit / 2) * seen.per_learned_token
         asking = seen.per_sampled_token * n_asked * limit * (4 + MAX_STEPS)
-        warm_up = f"{spoken(looking)}; if it is needed, {spoken(looking + learning)} more a round"
-        before, step = f", {spoken(asking)} each time", f" of {spoken(seen.seconds)} each"
-        run = f", {spoken(seen.steps * seen.seconds)} in all"
+        warm_up = f"{duration(looking, 2)}; if it is needed, {duration(looking + learning, 2)} more a round"
+        before, step = f", {duration(asking, 2)} each time", f" of {duration(seen.seconds, 2)} each"
+        run = f", {duration(seen.steps * seen.seconds, 2)} in all"
     yield f"  warm-up: {warm_up or 'if it is needed'}"
     yield f"  SRL: {seen.steps} steps of {seen.rollouts} rollouts{step}{run}"
     yield f"  evaluation before and after: {n_asked} held-out problems in two protocols{before}"

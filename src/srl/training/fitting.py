@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import tomli_w
 
+from srl.training.machines import duration
+
 PAPER_RATE, PAPER_WEIGHTS = 5e-7, 7.6e9
 """The paper's learning rate, for Qwen2.5-7B."""
 
@@ -96,7 +98,7 @@ def length(facts: Facts, prompts: int, minutes: float, seconds_per_step: float |
     reason = f"{PASSES} passes over {facts.rows} rows"
     if seconds_per_step and (in_time := max(4, int(60 * minutes / seconds_per_step))) < steps:
         steps = in_time
-        reason = f"{minutes:g} min at about {spoken(seconds_per_step)} each, fewer than {reason}"
+        reason = f"{minutes:g} min at about {duration(seconds_per_step, 2)} each, fewer than {reason}"
     every = max(1, steps // 4)
     choices = [Choice("optim.max_steps", steps, reason)]
     if facts.held_out:
@@ -126,17 +128,6 @@ def _adapters(facts: Facts) -> list[Choice]:
     if facts.gpu_bytes is None or needed < 0.8 * facts.gpu_bytes:
         return []
     return [Choice("model.use_peft", True, f"all weights need {needed / 1e9:.0f} GB of {facts.gpu_bytes / 1e9:.0f} GB")]
-
-
-def spoken(seconds: float) -> str:
-    """A time, to about two digits.
-
-    >>> spoken(0.123), spoken(3.4), spoken(75), spoken(600), spoken(9000)
-    ('0.12 s', '3.4 s', '75 s', '10 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def recipe_text(heading: str, given: list[Choice], chosen: list[Choice]) -> str:

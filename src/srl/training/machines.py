@@ -113,3 +113,17 @@ def cpu_flops(seconds: float = 0.3) -> float:
         a @ b
         done += 1
     return OF_PRODUCTS * 2 * 1024 * 512 * 512 * done / (time.perf_counter() - start)
+
+
+def duration(seconds: float, digits: int = 3) -> str:
+    """A time for people, to so many digits.
+
+    >>> duration(29.4), duration(500), duration(9000), duration(666_000)
+    ('29.4 s', '8.33 min', '2.5 h', '185 h')
+    >>> duration(0.123, 2), duration(99.7, 2), duration(5e6)
+    ('0.12 s', '100 s', '1,390 h')
+    """
+    number, unit = (seconds, "s") if seconds < 100 else (seconds / 60, "min")
+    if seconds > 6000:
+        number, unit = seconds / 3600, "h"
+    return f"{float(f'{number:.{digits}g}'):,g} {unit}"

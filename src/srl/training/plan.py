@@ -8,7 +8,7 @@ from rich.table import Table
 from srl.errors import UserError
 from srl.runs.recipe import Recipe
 from srl.training.forecast import Forecast, Sharing, forecast
-from srl.training.machines import GPUS, Gpu
+from srl.training.machines import GPUS, Gpu, duration
 from srl.training.memory import checkpoints
 
 
@@ -62,18 +62,6 @@ def summary(found: Forecast, gpu_name: str | None, devices: int) -> str:
         f"{where}: {most / 1e9:.1f} GB{room or ' of memory;'} {found.disk / 1e9:.3g} GB of disk; "
         f"{found.steps:,} steps in {duration(found.steps * sum(taken(found).seconds))}"
     )
-
-
-def duration(seconds: float) -> str:
-    """For people.
-
-    >>> duration(29.4), duration(500), duration(9000), duration(666_000)
-    ('29.4 s', '8.33 min', '2.5 h', '185 h')
-    """
-    number, unit = (seconds, "s") if seconds < 100 else (seconds / 60, "min")
-    if seconds > 6000:
-        number, unit = seconds / 3600, "h"
-    return f"{number:.3g} {unit}"
 
 
 def _in_words(recipe: Recipe, completion_tokens: int, found: Forecast, gpu_name: str | None, devices: int) -> str:
