@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hostile import KINDS, standing, write_package
+from hostile import package, walls  # noqa: F401, fixtures
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from threads, processes lose by them
@@ -102,15 +102,3 @@ def precise_norms(monkeypatch):
     for norm in (Qwen2RMSNorm, Qwen3RMSNorm, LlamaRMSNorm, MistralRMSNorm, Phi3RMSNorm):
         monkeypatch.setattr(norm, "forward", forward)
     monkeypatch.setattr(Gemma3RMSNorm, "forward", forward_of_gemma)
-
-
-@pytest.fixture(params=KINDS)
-def walls(request):
-    """A sandbox of each kind that this machine has."""
-    return standing(request.param)
-
-
-@pytest.fixture
-def package(tmp_path):
-    """A small package with a bug and tests, as an instance has them."""
-    return write_package(tmp_path)

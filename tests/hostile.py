@@ -24,11 +24,12 @@ ADD, ZERO = "tests/test_calc.py::test_add", "tests/test_calc.py::test_zero"
 INSTANCE = Instance("calc__1", "calc", "calc-1", "2 + 2 is 0", "", (ADD,), (ZERO,), tests=("tests",))
 
 
-def standing(kind):
-    """Walls of a kind, where this machine can build them."""
-    if reason := why_not(kind):
-        pytest.skip(f"{kind}: {reason}")
-    return Sandbox(kind)
+@pytest.fixture(params=KINDS)
+def walls(request):
+    """A sandbox of each kind that this machine has."""
+    if reason := why_not(request.param):
+        pytest.skip(f"{request.param}: {reason}")
+    return Sandbox(request.param)
 
 
 def write_package(folder):
@@ -40,6 +41,12 @@ def write_package(folder):
     for place in (folder, tree):
         (place / mark_of(folder)).touch()
     return folder
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A small package with a bug and tests, as an instance has them."""
+    return write_package(tmp_path)
 
 
 def diff(tmp_path, path, text):

@@ -190,6 +190,7 @@ def test_all_of_this_as_an_ordinary_user(tmp_path_factory):
         paths = "\n".join([*packages, str(Path(sandboxes.__file__).parents[3])])
         Path(folder, "venv", "lib", version, "site-packages", "these.pth").write_text(paths)
         names = ("hostile.py", "test_swe_hostile.py", "test_swe_sandbox.py", "test_swe_shell.py")
+        Path(folder, "conftest.py").write_text("from hostile import package, walls")
         tests = [shutil.copy(Path(__file__).parent / name, folder) for name in names]
         command = [f"{folder}/venv/bin/python", "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-rs"]
         ended = subprocess.run(
