@@ -30,6 +30,7 @@ from srl.errors import UserError
 from srl.rewards.sandbox.inside import TESTBED, Job
 
 Walls = Literal["bubblewrap", "namespaces", "none"]
+End = Literal["exit", "time", "memory", "output"]
 NOT_ISOLATED = "the network, the files and the processes of this user, the memory of all processes together"
 """What is open without walls."""
 SYSTEM = (
@@ -67,7 +68,7 @@ class Limits:
 class Finished:
     """How a command ended."""
 
-    end: Literal["exit", "time", "memory", "output"]
+    end: End
     exit_code: int
     """Negative after a signal; where `end` is not "exit", that of having been killed."""
     output: bytes
@@ -111,16 +112,18 @@ class Sandbox:
         with (
             open(reading, "rb", buffering=0) as report,
             self.started(
-                command,
-                source,
-                writing,
-                patches=patches,
-                protected=protected,
-                environment=environment,
-                limits=limits,
+                command, source, writing, patches=patches, protected=protected, environment=environment, limits=limits
             ) as process,
         ):
-            return _watch(process, report.fileno(), limits, isolated=self.walls != "none")
+            end, output, report_text = _watch(process, report.fileno(), limits)
+        first, _, rest = report_text.partition(b"\n")
+        try:
+            problem = json.loads(first)["problem"]
+        except (ValueError, TypeError, KeyError):
+            if end == "exit":
+                raise RuntimeError(output.decode(errors="replace").strip().rpartition("\n")[2][-300:]) from None
+            problem = None
+        return Finished(end, process.returncode, output, rest, problem)
 
     @contextmanager
     def started(
@@ -149,6 +152,7 @@ class Sandbox:
         When the block is left, the command and all that it started have ended.
         """
         with tempfile.TemporaryDirectory(prefix="srl-box-", ignore_cleanup_errors=True) as root:
+            reading, info = os.pipe()
             try:
                 job = Job(
                     walls=self.walls,
@@ -167,7 +171,7 @@ class Sandbox:
                 )
                 starter = [sys.executable, "-I", "-S", "-c", _inside()]
                 if self.walls == "bubblewrap":
-                    starter = [*_bubblewrap(job, source), *starter]
+                    starter = [*_bubblewrap(job, source, info), *starter]
                 process = subprocess.Popen(
                     starter,
                     stdin=subprocess.PIPE,
@@ -175,12 +179,13 @@ class Sandbox:
                     stderr=subprocess.STDOUT,
                     env={"PATH": os.defpath},
                     cwd="/",
-                    pass_fds=(report,),
+                    pass_fds=(report, info) if self.walls == "bubblewrap" else (report,),
                     start_new_session=True,
                 )
             finally:
                 os.close(report)
-            with process:
+                os.close(info)
+            with process, _first_inside(reading) as first_inside:
                 try:
                     assert process.stdin
                     with suppress(BrokenPipeError):
@@ -188,7 +193,7 @@ class Sandbox:
                         process.stdin.close()
                     yield process
                 finally:
-                    _kill(process, isolated=self.walls != "none")
+                    _kill(process, first_inside, isolated=self.walls != "none")
 
 
 def find_sandbox(*, allow_unsandboxed: bool = False) -> Sandbox:
@@ -261,8 +266,8 @@ def _visible() -> list[str]:
     return shown
 
 
-def _bubblewrap(job: Job, source: Path) -> list[str]:
-    command = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+def _bubblewrap(job: Job, source: Path, info: int) -> list[str]:
+    command = ["bwrap", "--info-fd", str(info), "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
     command += ["--disable-userns"] * _bubblewrap_can_disable_namespaces()
     for memory in ("/box", "/tmp"):
         command += ["--size", str(job.disk_bytes), "--tmpfs", memory]
@@ -281,12 +286,31 @@ def _bubblewrap_can_disable_namespaces() -> bool:
     return b"--disable-userns" in subprocess.run(["bwrap", "--help"], capture_output=True, check=False).stdout
 
 
-def _watch(process: subprocess.Popen[bytes], report_fd: int, limits: Limits, *, isolated: bool) -> Finished:
-    """Collect what comes back, and end the process at a limit."""
+@contextmanager
+def _first_inside(info: int) -> Iterator[list[int]]:
+    """A descriptor of the first process behind bubblewrap's walls, by what it writes to `info`; without it none.
+
+    bubblewrap ends when the command has, which may be before the rest of its namespace is gone.
+    """
+    with open(info, "rb") as about:
+        written = about.read()
+    ends = []
+    with suppress(ProcessLookupError):  # it has ended
+        if written:
+            ends.append(os.pidfd_open(json.loads(written)["child-pid"]))
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def _watch(process: subprocess.Popen[bytes], report_fd: int, limits: Limits) -> tuple[End, bytes, bytes]:
+    """Collect output and report until the process ends or reaches a limit; returns which, and both."""
     assert process.stdout
     output_fd = process.stdout.fileno()
     collected = {output_fd: bytearray(), report_fd: bytearray()}
-    end: Literal["exit", "time", "memory", "output"] = "exit"
+    end: End = "exit"
     deadline = time.monotonic() + limits.seconds
     with selectors.DefaultSelector() as selector:
         for descriptor in collected:
@@ -311,16 +335,7 @@ def _watch(process: subprocess.Popen[bytes], report_fd: int, limits: Limits, *, 
     if end == "exit":
         # Both pipes are closed, so nothing is left inside but, at most, a process that let go of them.
         end = "exit" if _ends_before(deadline, process.pid) else "time"
-    _kill(process, isolated=isolated)
-    output, report = bytes(collected[output_fd][: limits.output_bytes]), bytes(collected[report_fd])
-    first, _, report = report.partition(b"\n")
-    try:
-        problem = json.loads(first)["problem"]
-    except (ValueError, TypeError, KeyError):
-        if end == "exit":
-            raise RuntimeError(output.decode(errors="replace").strip().rpartition("\n")[2][-300:]) from None
-        problem = None
-    return Finished(end, process.wait(), output, report, problem)
+    return end, bytes(collected[output_fd][: limits.output_bytes]), bytes(collected[report_fd])
 
 
 def _ends_before(deadline: float, pid: int) -> bool:
@@ -332,11 +347,11 @@ def _ends_before(deadline: float, pid: int) -> bool:
     return True
 
 
-def _kill(process: subprocess.Popen[bytes], *, isolated: bool) -> None:
+def _kill(process: subprocess.Popen[bytes], first_inside: Sequence[int], *, isolated: bool) -> None:
     """End it and, with it, all that it started: the PID namespace ends with its first process.
 
-    If `isolated`, that one is a child of ours, whom the kernel lets go only when all in its namespace are gone: it is
-    waited for. On a busy machine this takes seconds.
+    If `isolated`, that one is waited for, whom the kernel lets go only when all in its namespace are gone: it is
+    `first_inside` or, behind walls of ours, a child of the process. On a busy machine this takes seconds.
 
     Raises:
         RuntimeError: it is still there after a minute.
@@ -344,13 +359,14 @@ def _kill(process: subprocess.Popen[bytes], *, isolated: bool) -> None:
     if process.returncode is not None:  # its number may be another's by now
         return
     with ExitStack() as opened:
-        ends = select.poll()
-        waited_for = set()
+        waited_for = set(first_inside)
         for child in [pid for pid, (parent, _) in _processes().items() if parent == process.pid and isolated]:
             with suppress(ProcessLookupError):  # it has ended
                 waited_for.add(end := os.pidfd_open(child))
                 opened.callback(os.close, end)
-                ends.register(end, select.POLLIN)
+        ends = select.poll()
+        for end in waited_for:
+            ends.register(end, select.POLLIN)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         while waited_for and (ended := ends.poll(SECONDS_TO_DIE * 1000)):
