@@ -9,14 +9,16 @@ mkdir -p "$out"
 head -800 "$gsm8k/train.jsonl" > "$out/warm-up.jsonl"            # 800 problems teach the format
 sed -n '801,7273p' "$gsm8k/train.jsonl" > "$out/train.jsonl"     # 6,473 are trained on, 600 of them on a CPU
 head -600 "$out/train.jsonl" > "$out/train-600.jsonl"
-tail -200 "$gsm8k/train.jsonl" > "$out/validation.jsonl"         # 200 choose checkpoints and rates, 40 on a CPU
-head -40 "$out/validation.jsonl" > "$out/validation-40.jsonl"
-cp "$gsm8k/test.jsonl" "$out/test.jsonl"                         # 1,319 are asked once, 100 on a CPU
-head -100 "$out/test.jsonl" > "$out/test-100.jsonl"
+tail -200 "$gsm8k/train.jsonl" > "$out/validation.jsonl"         # 200 choose checkpoints and rates, 20 on a CPU
+head -20 "$out/validation.jsonl" > "$out/validation-20.jsonl"
+cp "$gsm8k/test.jsonl" "$out/test.jsonl"                         # 1,319 are asked once, 50 on a CPU
+head -50 "$out/test.jsonl" > "$out/test-50.jsonl"
 
-for name in warm-up train train-600; do
-    annotations=drop
-    if [ $name = warm-up ]; then annotations=thought; fi
-    srl steps "$out/$name.jsonl" --annotations $annotations --targets all --hold-out 0 --exclude "$out/test.jsonl" \
-        --system-prompt "$step" --answer-system-prompt "$answer" --out "$out/$name"
+options=(--targets all --hold-out 0 --system-prompt "$step" --answer-system-prompt "$answer")
+srl steps "$out/warm-up.jsonl" --annotations thought --exclude "$out/test.jsonl" "${options[@]}" --out "$out/warm-up"
+for name in train train-600; do
+    srl steps "$out/$name.jsonl" --annotations drop --exclude "$out/test.jsonl" "${options[@]}" --out "$out/$name"
+done
+for name in test test-50; do                                     # the experts' steps by which arms are judged
+    srl steps "$out/$name.jsonl" --annotations drop "${options[@]}" --out "$out/$name-steps"
 done
