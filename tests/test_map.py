@@ -83,16 +83,18 @@ def test_the_picture_and_the_table_take_what_has_ended(run, tmp_path):
     assert (tmp_path / "map.svg").read_text().count("SRL") >= 1
 
 
+PIVOTS = "pivots/profiled/train.steps.jsonl"
 NEIGHBOURS = FOLDER.parent / "2026-11-26-neighbours"
 
 
-@pytest.mark.parametrize(("name", "n_jobs"), [("neighbours", 58), ("rewards", 46)])
-def test_the_neighbours_experiments_can_be_planned(name, n_jobs, tmp_path):
+@pytest.mark.parametrize(("name", "n_jobs", "n_tokens"), [("neighbours", 43, 1_200_000), ("rewards", 61, 600_000)])
+def test_the_neighbours_experiments_can_be_planned(name, n_jobs, n_tokens, tmp_path):
     experiment = read_experiment(NEIGHBOURS / f"{name}.toml")
     assert len(plan_jobs(experiment, tmp_path, 3)) == n_jobs
     for arm in experiment.arms.values():
         spent = sum(experiment.stages[stage].changes["optim"]["max_num_tokens"] for stage in arm.stages)
-        assert spent in (0, 1_200_000) or any(experiment.stages[stage].own_samples for stage in arm.stages)
+        sampled = any(experiment.stages[stage].own_samples or experiment.stages[stage].pivots for stage in arm.stages)
+        assert spent in (0, n_tokens) or sampled
 
 
 @pytest.mark.slow
@@ -108,6 +110,11 @@ def test_the_neighbours_run_from_data_to_table(tmp_path):
     arms = write_experiment_results(experiment, tmp_path / "out")["arms"]
     assert list(arms) == list(experiment.arms)
     assert all(arm["tokens"] > 1000 for name, arm in arms.items() if name != "base")
+    data, pivots = (read_rows(tmp_path / "out/seed-0" / name) for name in ("data/expert/train.steps.jsonl", PIVOTS))
+    rows = [row.value for row in data]
+    kept = [row.value for row in pivots]
+    assert 0 < len(kept) < len(rows)
+    assert all(row in rows for row in kept)
     assert arms["sft-steps"]["exact_without_rule"][0] >= arms["sft-steps"]["exact_steps"][0]
     done = json.loads((tmp_path / "out/seed-0/round+round+round/done.json").read_text())
     assert done["tokens"] > json.loads((tmp_path / "out/seed-0/round/done.json").read_text())["tokens"]
@@ -138,7 +145,7 @@ def test_the_styles_experiments_can_be_planned(tmp_path):
     spec.loader.exec_module(style)
     kinds = [read_experiment(style.write_file(name, tmp_path)[0]) for name in style.EXPERTS]
     assert len({kind.domain for kind in kinds}) == len(kinds)
-    assert {len(plan_jobs(kind, tmp_path, 3)) for kind in kinds} == {28}
+    assert {len(plan_jobs(kind, tmp_path, 3)) for kind in kinds} == {7}
     assert style.table(tmp_path) == ""
 
 

@@ -56,6 +56,7 @@ def write_data(
     """The data folders of one seed, none with a `reserved` problem.
 
     expert         the expert's numbered solutions, cut by `srl steps`: for SRL, SFT and RLVR
+    paper-targets  the same without the last steps, which the paper does not ask for
     own-thoughts   the expert's solutions as the student would think them aloud: for the ceiling
     holistic       the expert's whole solution as one step, asked for as a whole solution
     prefixes       the problems to be solved from each number of the expert's steps on: for R3
@@ -69,6 +70,7 @@ def write_data(
     options, answer = replace(OPTIONS, answer_system_prompt=answer_system_prompt), Columns(answer="answer")
     whole = replace(options, system_prompt=answer_system_prompt)
     _prepare(folder / "expert", solutions, options, answer)
+    _prepare(folder / "paper-targets", solutions, replace(options, targets="paper"), answer)
     _prepare(folder / "prefixes", solutions, replace(options, solve_from="prefixes"), answer)
     _prepare(folder / "holistic", solutions, replace(whole, targets="whole"), answer)
     (folder / "own-thoughts").mkdir()

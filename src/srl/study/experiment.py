@@ -24,7 +24,7 @@ Chain = tuple[str, ...]
 DomainKind = Literal["arithmetic", "code-repair"]
 
 DOMAIN_DATA: dict[DomainKind, tuple[str, ...]] = {
-    "arithmetic": ("expert", "own-thoughts", "holistic", "prefixes"),
+    "arithmetic": ("expert", "paper-targets", "own-thoughts", "holistic", "prefixes"),
     "code-repair": ("expert", "own-thoughts", "edits"),
 }
 """The data folders that a tiny domain writes for each seed (`study/domain.py`, `study/repair_data.py`)."""
@@ -79,6 +79,15 @@ class Problems(_Table):
     )
 
 
+class Pivots(_Table):
+    """Steps are chosen before training, by samples of the model that the stage starts from (`srl profile`)."""
+
+    samples: int = Field(ge=2, description="Completions per step.")
+    max_mean: float = Field(
+        1.0, description="The mean of a step's rewards must be below this, and their deviation above 0.01."
+    )
+
+
 class Stage(_Table):
     """One training run."""
 
@@ -91,6 +100,7 @@ class Stage(_Table):
         description="RFT: so many completions per row by the model that the stage starts from; SFT on those that are "
         "right (`srl profile --own`).",
     )
+    pivots: Pivots | None = Field(None, description="SRL on chosen steps only.")
     changes: dict[str, Any] = Field({}, description="Tables of the recipe to overwrite, as they stand there.")
 
     def sets_what_the_experiment_decides(self) -> str | None:
@@ -217,4 +227,6 @@ def read_experiment(path: Path) -> Experiment:
         recipe = stage.as_recipe(f"{path}: stage {name}", model="", data=Path(), out=Path(), seed=0, learning_rate=1.0)
         if stage.own_samples and (recipe.stage != "sft" or recipe.sft.target not in ("steps", "solution")):
             raise UserError(f"{path}: stage {name}: own_samples is for SFT on steps or solutions")
+        if stage.pivots and recipe.stage != "srl":
+            raise UserError(f"{path}: stage {name}: pivots are for SRL")
     return experiment

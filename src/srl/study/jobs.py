@@ -6,7 +6,7 @@ OUT/base/                 the test of the model that all arms start from
 OUT/seed-K/data/          of the tiny domain: what this seed trains on
 OUT/seed-K/CHAIN/         run/ as `srl train` leaves it, with the checkpoint that was chosen; validation/;
                           test-answer-T1/, test-stepwise/ (`srl evaluate`); done.json: what the table needs;
-                          own/, of RFT: the model's own completions as `srl profile` leaves them
+                          profiled/, of RFT and pivots: what is trained on, as `srl profile` leaves it
 OUT/tuning/CHAIN@RATE/    the same with a seed of its own, without test: only to choose learning rates
 """
 
@@ -153,7 +153,7 @@ class TrainingJob:
         with _log(self.folder):
             cpu = time.process_time()
             recipe = self.recipe(before["model"], rate)
-            sampled, has_rows = self._sample_own(recipe) if self._stage.own_samples else (0, True)
+            sampled, has_rows = self._profile(recipe) if self._is_profiled else (0, True)
             if has_rows:
                 train(recipe)
             cpu = time.process_time() - cpu
@@ -173,11 +173,11 @@ class TrainingJob:
 
     def recipe(self, model: str, learning_rate: float) -> Recipe:
         """What to train, from `model`."""
-        own = self.folder / "own" if self._stage.own_samples else None
+        data = data_folder(self.group.experiment, self._stage.data, self.group.folder)
         return self._stage.as_recipe(
             self.name,
             model=model,
-            data=own or data_folder(self.group.experiment, self._stage.data, self.group.folder),
+            data=self.folder / "profiled" if self._is_profiled else data,
             out=self.folder / "run",
             seed=self.group.training_seed,
             learning_rate=learning_rate,
@@ -187,25 +187,31 @@ class TrainingJob:
     def _stage(self) -> Stage:
         return self.group.experiment.stages[self.chain[-1]]
 
-    def _sample_own(self, recipe: Recipe) -> tuple[int, bool]:
-        """Write the data of RFT; how many tokens were sampled, prompts included, and whether any was right."""
+    @property
+    def _is_profiled(self) -> bool:
+        return bool(self._stage.own_samples or self._stage.pivots)
+
+    def _profile(self, recipe: Recipe) -> tuple[int, bool]:
+        """Write the data of RFT or pivots; how many tokens were sampled, with prompts, and whether any row is left."""
         from srl.chat.tokenizer import load_chat
         from srl.engines.profile import SAMPLES, Bounds, NothingKept, ProfileOptions, profile
 
-        experiment, data = self.group.experiment, recipe.data.path
-        kind: Literal["steps", "problems"] = "steps" if recipe.sft.target == "steps" else "problems"
+        experiment, stage, data = self.group.experiment, self._stage, recipe.data.path
+        of_problems = not stage.pivots and recipe.sft.target == "solution"
+        kind: Literal["steps", "problems"] = "problems" if of_problems else "steps"
         options = ProfileOptions(
             rows=kind,
-            samples=self._stage.own_samples,
+            samples=stage.pivots.samples if stage.pivots else stage.own_samples,
             max_completion_length=experiment.max_step_tokens if kind == "steps" else experiment.max_tokens,
             seed=recipe.seed,
             engine="transformers",
             batch_size=experiment.batch_size,
         )
-        source = data_folder(experiment, self._stage.data, self.group.folder)
+        bounds = Bounds(max_mean=stage.pivots.max_mean) if stage.pivots else Bounds(own=True)
+        source = data_folder(experiment, stage.data, self.group.folder)
         has_rows = True
         try:
-            profile(source, recipe.model.model_name_or_path, data, options, recipe.reward, Bounds(own=True))
+            profile(source, recipe.model.model_name_or_path, data, options, recipe.reward, bounds)
         except NothingKept as error:
             print(error)
             has_rows = False
