@@ -32,7 +32,7 @@ def run(monkeypatch):
 
 def test_seeds_come_one_after_another_and_each_is_a_whole_map(run, tmp_path):
     names = ["any", "last-75"]
-    experiments = {name: run.experiment_of(name, tmp_path) for name in names}
+    experiments = run.experiments_of(names, tmp_path, "map.toml")
     assert experiments["any"].base == str(tmp_path / "bases/any/model")
     jobs = [str(folder.relative_to(tmp_path)) for folder in run.plan(experiments, tmp_path, 2)]
     chains = ["half-srl", "half-srl+half-rlvr", "rlvr", "r3", "step-rft", "srl", "rft", "sft"]
@@ -45,7 +45,7 @@ def test_seeds_come_one_after_another_and_each_is_a_whole_map(run, tmp_path):
 
 
 def test_all_arms_have_as_many_tokens(run, tmp_path):
-    experiment = run.experiment_of("any", tmp_path)
+    (experiment,) = run.experiments_of(["any"], tmp_path, "map.toml").values()
     sampled = {"step-rft": 190_000, "rft": 210_000}
     for name, arm in experiment.arms.items():
         spent = [experiment.stages[stage].changes["optim"]["max_num_tokens"] for stage in arm.stages]

@@ -4,11 +4,13 @@
 
 Makes the bases (make_bases.py), asks each for eight samples of 300 problems (its pass@8), and runs the arms of map.toml
 from each: one seed of all bases after another, and within a seed arm after arm, so that what there is when it is
-interrupted is a map already. The same command goes on. Writes results.json, table.md and map.svg from what has ended.
+interrupted is a map already. After it seconds.toml: cheap arms with as much time as the others. The same command goes
+on. Writes results.json, table.md and map.svg from what has ended.
 
 OUT/bases/NAME/        run folders of the bases
 OUT/pass-at-8/NAME/    `srl evaluate` of each
 OUT/NAME/              an experiment folder each, as `srl experiment` leaves it
+OUT/NAME-seconds/      the same of seconds.toml
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from srl.study.schedule import open_experiment, run_jobs
 from srl.study.tiny import solve
 
 HERE = Path(__file__).parent
+SECONDS = "-seconds"
 SAMPLES, PROFILED = 8, 300
 """Of the domain's first 1,000 problems, which nothing else asks or trains on."""
 
@@ -65,16 +68,19 @@ def write_profiled_problems(folder: Path) -> None:
         write_text(file, 'title = "problems by which bases are told apart"\nfile = "problems.jsonl"\n')
 
 
-def experiment_of(name: str, out: Path) -> Experiment:
-    """The experiment of map.toml from one base."""
-    model = out / "bases" / name / "model"
-    text = (HERE / "map.toml").read_text(encoding="utf-8").replace('"BASE"', json.dumps(str(model)))
-    write_text(file := out / f"{name}.toml", text)
-    return asked_as_trained(read_experiment(file))
+def experiments_of(names: list[str], out: Path, map_file: str, suffix: str = "") -> dict[str, Experiment]:
+    """An experiment from each base, by its folder's name."""
+    found = {}
+    for name in names:
+        model = out / "bases" / name / "model"
+        text = (HERE / map_file).read_text(encoding="utf-8").replace('"BASE"', json.dumps(str(model)))
+        write_text(file := out / f"{name}{suffix}.toml", text)
+        found[name + suffix] = asked_as_trained(read_experiment(file))
+    return found
 
 
 def plan(experiments: dict[str, Experiment], out: Path, n_seeds: int) -> dict[Path, Job]:
-    """All jobs in the order in which they make a map."""
+    """All jobs of one kind of experiment in the order in which they make a map."""
     jobs: dict[Path, Job] = {}
 
     def add(job: Job) -> None:
@@ -91,10 +97,10 @@ def plan(experiments: dict[str, Experiment], out: Path, n_seeds: int) -> dict[Pa
     return jobs
 
 
-def collect(experiments: dict[str, Experiment], out: Path) -> dict[str, Any]:
+def collect(names: list[str], experiments: dict[str, Experiment], out: Path) -> dict[str, Any]:
     """What every base can do and what every arm made of it; of whatever has ended."""
     bases = {}
-    for name, experiment in experiments.items():
+    for name in names:
         (column,) = read_results(out / "pass-at-8" / name).columns
         solved = mean_score([float(share > 0) for share in column.scores])  # with as many samples as k it is that
         bases[name] = {
@@ -102,8 +108,10 @@ def collect(experiments: dict[str, Experiment], out: Path) -> dict[str, Any]:
             "sha256": hashlib.sha256((out / "bases" / name / "model/model.safetensors").read_bytes()).hexdigest(),
             "pass_at_1": {"mean": column.score, "interval": column.interval},
             "pass_at_8": {"mean": solved.value, "interval": [solved.low, solved.high]},
-            **{key: write_experiment_results(experiment, out / name)[key] for key in ("arms", "comparisons")},
+            **{key: write_experiment_results(experiments[name], out / name)[key] for key in ("arms", "comparisons")},
         }
+        longer = write_experiment_results(experiments[name + SECONDS], out / (name + SECONDS))["arms"]
+        bases[name]["arms"] |= {key: arm for key, arm in longer.items() if key.endswith(SECONDS)}
     return bases
 
 
@@ -140,7 +148,7 @@ def draw(bases: dict[str, Any], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     ordered = sorted(bases.values(), key=lambda base: base["pass_at_8"]["mean"])
-    arms = {key: arm["title"] for base in ordered for key, arm in base["arms"].items()}
+    arms = {key: arm["title"] for base in ordered for key, arm in base["arms"].items() if not key.endswith(SECONDS)}
     for place, (key, title) in enumerate(arms.items()):
         there = [base for base in ordered if key in base["arms"]]
         # Side by side, so that intervals can be told apart.
@@ -182,12 +190,14 @@ def main() -> None:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(given.jobs, mp_context=spawn) as pool:
             list(pool.map(prepare_base, given.bases, [out] * len(given.bases)))
-    experiments = {name: experiment_of(name, out) for name in given.bases}
-    for name, experiment in experiments.items():
+    maps = experiments_of(given.bases, out, "map.toml")
+    longer = experiments_of(given.bases, out, "seconds.toml", SECONDS)
+    for name, experiment in (maps | longer).items():
         open_experiment(experiment, out / name)
     if not given.collect:
-        run_jobs(plan(experiments, out, given.seeds), given.jobs)
-    bases = collect(experiments, out)
+        for experiments in (maps, longer):
+            run_jobs(plan(experiments, out, given.seeds), given.jobs)
+    bases = collect(given.bases, maps | longer, out)
     write_text(out / "results.json", laid_out({"bases": bases}, depth=4) + "\n")
     write_text(out / "table.md", table(bases))
     draw(bases, out / "map.svg")
