@@ -2,9 +2,9 @@
 
     python examples/self_distillation.py steps/ HuggingFaceTB/SmolLM2-135M-Instruct runs/sdft
 
-The student answers a problem; the teacher is the same model with the expert's solution in its prompt, and the student's tokens
-move towards what the teacher would have said (SDFT, arXiv 2601.19897; OPSD, arXiv 2601.18734). So the model must be able to
-use a solution that it is shown. `srl evaluate runs/sdft` then asks the trained model, beside `srl train`'s.
+The student answers a problem; the teacher is the same model with the expert's solution in its prompt, and the student's
+tokens move towards what the teacher would have said (SDFT, arXiv 2601.19897; OPSD, arXiv 2601.18734). So the model must
+be able to use a solution that it is shown. `srl evaluate runs/sdft` then asks the trained model.
 """
 
 from __future__ import annotations

@@ -29,6 +29,16 @@ def test_the_script_with_trls_trainer(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_script_of_self_distillation(tmp_path, tiny_model, tiny_data):
+    from transformers import AutoModelForCausalLM
+
+    main = runpy.run_path(str(EXAMPLES / "self_distillation.py"))["main"]
+    losses = main(str(tiny_data), str(tiny_model), str(tmp_path / "out"), 2)
+    assert len(losses) == 2
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.slow
 def test_the_notebook(capsys):
     """Its code in one namespace, as a kernel has it; docs/integrations.md has the way with a kernel."""
     cells = json.loads((EXAMPLES / "srl_in_python.ipynb").read_text())["cells"]
