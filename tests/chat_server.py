@@ -18,8 +18,13 @@ def completion(text, finish_reason="stop", tokens=None):
     )
 
 
+def refusal(message, status=400):
+    """A status and the body of an error, as servers send them for a request that they do not take."""
+    return status, {"error": {"message": message, "type": "invalid_request_error", "code": status}}
+
+
 class ChatServer(ThreadingHTTPServer):
-    """Answers with `reply(request)`: a body (JSON), bytes to send as they are, or a status with an empty body."""
+    """Answers with `reply(request)`: a body (JSON), bytes to send as they are, a status, or a status and a body."""
 
     daemon_threads = True
 
@@ -45,8 +50,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send(self.server.reply(request))
 
     def send(self, answer):
-        status = answer if isinstance(answer, int) else 200
-        body = b"" if isinstance(answer, int) else answer
+        if isinstance(answer, int):
+            answer = answer, b""
+        status, body = answer if isinstance(answer, tuple) else (200, answer)
         whole = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")

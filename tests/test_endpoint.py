@@ -11,13 +11,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from chat_server import completion, serving
+from chat_server import completion, refusal, serving
 
 import srl.engines.asking
 import srl.engines.endpoint
 from srl.chat.prompts import parse_completion
 from srl.engines.asking import ask_all
-from srl.engines.endpoint import Endpoint
+from srl.engines.endpoint import Endpoint, PromptTooLong
 from srl.errors import UserError
 
 PROMPT = ({"role": "user", "content": "2 + 2?"},)
@@ -224,6 +224,27 @@ def test_the_limit_is_of_the_whole_request():
         endpoint = Endpoint(f"http://127.0.0.1:{server.getsockname()[1]}/v1", "tiny", 16, request_seconds=0.5)
         with pytest.raises(UserError, match="no completion within"):
             asyncio.run(endpoint.complete(PROMPT, 0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("message", "too_long"),
+    [
+        ("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.", True),  # vLLM
+        ("The decoder prompt (length 5000) is longer than the maximum model length of 4096.", True),
+        ("The input (5000 tokens) is longer than the model's context length (4096 tokens).", True),  # SGLang
+        ("the request exceeds the available context size, try increasing it", True),  # llama.cpp
+        ("Your input exceeds the context window of this model.", True),  # OpenAI
+        ("max_tokens is too large: 5000", False),
+        ("unknown field `seed`", False),
+    ],
+)
+def test_a_refusal_for_length_is_told_from_others(message, too_long):
+    with (
+        serving(lambda _: refusal(message)) as server,
+        pytest.raises(UserError, match="refused the request") as refused,
+    ):
+        ask(server.url)
+    assert isinstance(refused.value, PromptTooLong) == too_long
 
 
 def test_a_certificate_that_is_not_trusted_is_said(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import shutil
 import statistics
 
 import pytest
-from chat_server import completion, serving
+from chat_server import completion, refusal, serving
 from command_line import assert_one_line, srl, write_recipe
 
 from srl.data.folder import rows_file
@@ -152,6 +152,20 @@ def test_a_server_is_asked_too(few_data, tmp_path):
         outcomes = profile(few_data, server.url, tmp_path / "out", OPTIONS, Reward(), Bounds(), model="tiny")
     assert outcomes["kept"] == len(lines(tmp_path / "out" / "train.steps.jsonl")) > 0
     assert {len(line["completions"]) for line in lines(tmp_path / "out" / "samples.jsonl")} == {4}
+
+
+def test_steps_that_the_server_finds_too_long_are_left_out(few_data, tmp_path):
+    long = lines(few_data / "train.steps.jsonl")[0]["prompt"]
+
+    def reply(request):
+        if request["messages"] == long:
+            return refusal("the request exceeds the available context size")
+        return completion("<think>a</think>1 next" if request["seed"] % 2 else "rubbish")
+
+    with serving(reply) as server:
+        outcomes = profile(few_data, server.url, tmp_path / "out", OPTIONS, Reward(), Bounds(), model="tiny")
+    assert outcomes["prompt too long"] == 1
+    assert outcomes["kept"] > 0
 
 
 def test_the_models_own_right_steps_become_rows_for_sft(few_data, tmp_path):

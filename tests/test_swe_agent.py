@@ -10,7 +10,7 @@ import time
 from importlib.util import find_spec
 
 import pytest
-from chat_server import completion, serving
+from chat_server import completion, refusal, serving
 from hostile import BUGGY, FIXED, INSTANCE, SOURCES, diff, leftovers, write_package
 
 from srl.data.formats import mini_swe_agent
@@ -225,6 +225,22 @@ class TestWithThePackage:
         samples = run(local, tmp_path / "out", answers, **options)
         assert (samples["calc__0"]["end"], samples["calc__0"]["patch"]) == (end, "")
         assert trajectory(tmp_path / "out")["info"]["submission"] == ""
+
+    @pytest.mark.slow
+    def test_a_prompt_that_the_server_finds_too_long_ends_that_run_only(self, local, tmp_path):
+        working = scripted(list(map(says, RIGHT)))
+
+        def reply(request):
+            too_long = "Issue 1." in json.dumps(request["messages"]) and len(request["messages"]) > 3
+            return refusal("the request exceeds the available context size") if too_long else working(request)
+
+        out = tmp_path / "out"
+        with serving(reply) as server:
+            predict(server.url, local, out, PredictOptions(protocol="agent"), model="tiny")
+        samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+        ends = {sample["instance_id"]: (sample["end"], bool(sample["patch"])) for sample in samples}
+        assert ends == {"calc__0": ("patch", True), "calc__1": ("prompt too long", False), "calc__2": ("patch", True)}
+        assert trajectory(out, "calc__1.greedy-0")["info"]["submission"] == ""
 
     @pytest.mark.slow
     def test_its_commands_run_in_the_sandbox(self, local, tmp_path):

@@ -5,7 +5,7 @@ import subprocess
 import threading
 
 import pytest
-from chat_server import completion, serving
+from chat_server import completion, refusal, serving
 
 from srl.engines.protocols import Reply
 from srl.errors import UserError
@@ -207,6 +207,21 @@ def test_a_server_is_asked_and_one_that_dies_midway_loses_nothing(local, tmp_pat
     assert [bool(row["model_patch"]) for row in rows] == [True] * 3
     rows = [json.loads(line) for line in (out / "predictions-sampled-0.jsonl").read_text().splitlines()]
     assert [(row["instance_id"], row["model_patch"]) for row in rows] == [(f"calc__{n}", "") for n in range(3)]
+
+
+@pytest.mark.parametrize("protocol", ["oracle", "end-to-end"])
+def test_a_prompt_that_the_server_finds_too_long_ends_that_sample_only(local, tmp_path, protocol):
+    def reply(request):
+        asked = json.dumps(request["messages"])
+        if "2 + 2 is 0 (1)" in asked and ("a - b" in asked or protocol == "oracle"):
+            return refusal("the request exceeds the available context size")
+        return completion("calc/add.py" if "a - b" not in asked else EDIT, tokens=7)
+
+    with serving(reply) as server:
+        predict(server.url, local, tmp_path / "out", PredictOptions(protocol=protocol), model="tiny")
+    samples = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    ends = {sample["instance_id"]: (sample["end"], bool(sample["patch"])) for sample in samples}
+    assert ends == {"calc__0": ("patch", True), "calc__1": ("prompt too long", False), "calc__2": ("patch", True)}
 
 
 def test_a_model_in_this_process_writes_predictions(local, tmp_path, capsys):

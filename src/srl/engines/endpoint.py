@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import ssl
 from collections import Counter
 from collections.abc import Mapping
@@ -27,6 +28,12 @@ HAND_ON_TEMPLATE_KWARGS = {"vllm", "sglang", "llamacpp"}
 """Owners of models at servers that take `chat_template_kwargs` in a request."""
 TRIES_AT_THE_LIMIT = 2
 """A completion that took so long twice will a third time."""
+REFUSED_FOR_LENGTH = re.compile(r"context.?(length|size|window)|maximum model length|max_model_len", re.IGNORECASE)
+"""In the refusals of OpenAI, vLLM, SGLang and llama.cpp of a prompt for its length."""
+
+
+class PromptTooLong(UserError):
+    """The server refuses a prompt for its length."""
 
 
 class NotACompletion(ValueError):
@@ -107,7 +114,8 @@ class Endpoint:
         """Ask the server for one completion, up to `TRIES` times; temperature 0 is greedy.
 
         Raises:
-            UserError: the server refuses the request, or failed at every try.
+            PromptTooLong: the server refuses it for the prompt's length.
+            UserError: the server refuses the request otherwise, or failed at every try.
         """
         import openai
 
@@ -124,7 +132,8 @@ class Endpoint:
                     break
             except openai.APIStatusError as error:
                 if error.status_code < 500 and error.status_code not in (408, 409, 429):
-                    raise UserError(f"{self.url}: refused the request: {_one_line(error)}") from None
+                    kind = PromptTooLong if REFUSED_FOR_LENGTH.search(str(error)) else UserError
+                    raise kind(f"{self.url}: refused the request: {_one_line(error)}") from None
                 failure = _one_line(error)
                 self.failures[f"HTTP {error.status_code}"] += 1
             except openai.APIConnectionError as error:

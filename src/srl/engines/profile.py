@@ -33,7 +33,7 @@ from typing import Any, Literal
 from srl.chat.prompts import parse_completion
 from srl.data.folder import COLUMNS, rows_file
 from srl.engines.asking import append, ask_all, goes_on, read_journal
-from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
+from srl.engines.endpoint import REQUEST_SECONDS, Endpoint, PromptTooLong
 from srl.engines.engines import EngineName, engine_name, load_engine, weights_digest
 from srl.engines.protocols import Reply
 from srl.errors import UserError
@@ -222,12 +222,15 @@ async def _ask_endpoint(
     rows: Sequence[Row],
     missing: Sequence[int],
     options: ProfileOptions,
-    record: Callable[[int, Sequence[Reply]], None],
+    record: Callable[[int, Sequence[Reply] | None], None],
     concurrency: int,
 ) -> None:
     async def ask(index: int) -> None:
         prompt, seeds = _prompt(rows[index]), _seeds(options, index)
-        replies = await asyncio.gather(*(endpoint.complete(prompt, seed, options.temperature) for seed in seeds))
+        try:
+            replies = await asyncio.gather(*(endpoint.complete(prompt, seed, options.temperature) for seed in seeds))
+        except PromptTooLong:
+            replies = None
         await asyncio.to_thread(record, index, replies)
 
     if missing:

@@ -35,7 +35,7 @@ from srl.data.formats.thoughts import split_thought
 from srl.data.steps import Context, step_instances
 from srl.engines.protocols import Reply
 from srl.evaluation.swe.instances import Instance
-from srl.evaluation.swe.protocols import CHARACTERS_PER_TOKEN, prompt_tokens
+from srl.evaluation.swe.protocols import CHARACTERS_PER_TOKEN, PROMPT_TOO_LONG, prompt_tokens
 from srl.evaluation.swe.repository import Repository, source_tree
 from srl.evaluation.swe.shell import Shell, ShellEnded, open_shell
 from srl.files import Row
@@ -86,7 +86,7 @@ class AgentRun:
         self.patch = ""
         self.trajectory: dict[str, Any] = {}
         """In mini-swe-agent's format; there once it has ended."""
-        self._answers: SimpleQueue[Reply | None] = SimpleQueue()
+        self._answers: SimpleQueue[Reply | Exception] = SimpleQueue()
         self._events: SimpleQueue[tuple[Message, ...] | BaseException | None] = SimpleQueue()
         self._shell: Shell | None = None
         self._thread = Thread(target=self._run, daemon=True)
@@ -99,9 +99,14 @@ class AgentRun:
         self._answers.put(reply)
         self._wait()
 
+    def refuse(self) -> None:
+        """End without an answer to the prompt, which is too long."""
+        self._answers.put(LimitsExceeded(_exit(PROMPT_TOO_LONG)))
+        self._wait()
+
     def close(self) -> None:
         """End a run that is not waited for any more, and what it started."""
-        self._answers.put(None)
+        self._answers.put(_Dropped())
         if self._shell:
             self._shell.end()
         self._thread.join()
@@ -110,11 +115,11 @@ class AgentRun:
         """The agent's side: hand out a question and wait for the answer.
 
         Raises:
-            _Dropped: there will be none.
+            LimitsExceeded, _Dropped: there will be none.
         """
         self._events.put(prompt)
-        if (reply := self._answers.get()) is None:
-            raise _Dropped
+        if isinstance(reply := self._answers.get(), Exception):
+            raise reply
         return reply
 
     def _wait(self) -> None:
@@ -181,7 +186,7 @@ class _Model:
             raise LimitsExceeded(_exit("token limit"))
         prompt = next_prompt(messages, budget)
         if prompt_tokens(prompt) > budget.max_input_tokens:
-            raise LimitsExceeded(_exit("prompt too long"))
+            raise LimitsExceeded(_exit(PROMPT_TOO_LONG))
         reply = self.run.ask(prompt)
         try:
             actions = parse_regex_actions(

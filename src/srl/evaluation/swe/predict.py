@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srl.engines.asking import append, ask_all, goes_on, read_journal
-from srl.engines.endpoint import REQUEST_SECONDS, Endpoint
+from srl.engines.endpoint import REQUEST_SECONDS, Endpoint, PromptTooLong
 from srl.engines.engines import BatchEngine, engine_name, load_engine, weights_digest
 from srl.engines.protocols import tokens_of
 from srl.errors import UserError
@@ -298,8 +298,12 @@ async def _ask_endpoint(endpoint: Endpoint, missing: list[Asked], recorder: _Rec
         while attempt.end is None:
             prompt = await asyncio.to_thread(lambda: attempt.prompt)
             seed = asked.seed + len(attempt.replies)
-            reply = await endpoint.complete(prompt, seed, recorder.temperature(asked))
-            await asyncio.to_thread(attempt.take, reply)
+            try:
+                reply = await endpoint.complete(prompt, seed, recorder.temperature(asked))
+            except PromptTooLong:
+                await asyncio.to_thread(attempt.refuse)
+            else:
+                await asyncio.to_thread(attempt.take, reply)
             recorder.replied()
         recorder.record(asked, attempt)
 

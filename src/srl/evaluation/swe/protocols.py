@@ -18,6 +18,7 @@ from srl.records import Message
 SweProtocolName = Literal["oracle", "end-to-end", "agent", "predictions"]
 """`predictions`: patches that came from elsewhere."""
 
+PROMPT_TOO_LONG = "prompt too long"
 CHARACTERS_PER_TOKEN = 3
 """Code has 3 to 4: prompts are measured before any tokenizer sees them, and are rather too short than too long."""
 MOST_FILES = 5
@@ -61,7 +62,7 @@ class OracleEdit:
 
     def __post_init__(self) -> None:
         if prompt_tokens(self.prompt) > self.max_input_tokens:
-            self.end = "prompt too long"
+            self.refuse()
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -72,6 +73,10 @@ class OracleEdit:
         content = self.repository.read(path)
         text = "(no such file)\n" if content is None else content.decode(errors="replace").replace("\r\n", "\n")
         return f"\n### {path}\n```\n{text}{'' if text.endswith(chr(10)) else chr(10)}```\n"
+
+    def refuse(self) -> None:
+        """End without an answer to the prompt, which is too long."""
+        self.end = PROMPT_TOO_LONG
 
     def take(self, reply: Reply) -> None:
         """Go on with what the model wrote."""
@@ -107,7 +112,7 @@ class EndToEnd:
             self.listed.sort(key=lambda path: (path.count("/"), path))
             self.listed = sorted(self.listed[: int(0.9 * len(self.listed))])
         if not self.listed:
-            self.end = "prompt too long"
+            self.refuse()
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -116,6 +121,10 @@ class EndToEnd:
             return self.repair.prompt
         names = "".join(f"{path}\n" for path in self.listed)
         return _messages(LOCALIZE_SYSTEM_PROMPT.format(most=MOST_FILES), f"{_issue(self.issue)}\nFiles:\n{names}")
+
+    def refuse(self) -> None:
+        """End without an answer to the prompt, which is too long."""
+        self.end = PROMPT_TOO_LONG
 
     def take(self, reply: Reply) -> None:
         """Go on with what the model wrote."""
@@ -138,7 +147,7 @@ class EndToEnd:
             if repair.end is None:
                 self.repair = repair
                 return
-        self.end = "prompt too long"
+        self.refuse()
 
 
 SweAttempt = OracleEdit | EndToEnd
