@@ -231,8 +231,10 @@ class TestWithThePackage:
         working = scripted(list(map(says, RIGHT)))
 
         def reply(request):
-            too_long = "Issue 1." in json.dumps(request["messages"]) and len(request["messages"]) > 3
-            return refusal("the request exceeds the available context size") if too_long else working(request)
+            asked = json.dumps(request["messages"])
+            if "Issue 1." in asked and "sed -i" in asked:  # with the first command in it
+                return refusal("the request exceeds the available context size")
+            return working(request)
 
         out = tmp_path / "out"
         with serving(reply) as server:
