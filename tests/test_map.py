@@ -83,6 +83,20 @@ def test_the_picture_and_the_table_take_what_has_ended(run, tmp_path):
     assert (tmp_path / "map.svg").read_text().count("SRL") >= 1
 
 
+def test_the_mean_over_bases_is_paired(run):
+    def arm(*seeds):
+        return {"seeds": len(seeds), "scores": {"greedy": seeds, "stepwise": seeds}}
+
+    planned = {"comparisons": [{"better": "srl", "than": "rlvr"}, {"better": "srl", "than": "r3"}]}
+    bases = {
+        "a": {"arms": {"srl": arm([1, 1], [1, 0]), "rlvr": arm([0, 0], [0, 0])}, **planned},
+        "b": {"arms": {"srl": arm([0, 1], [0, 0]), "rlvr": arm([0, 1], [1, 0])}, **planned},
+    }
+    (one,) = run.over_bases(bases)  # r3 was not run
+    assert one["greedy"]["difference"] == pytest.approx((0.75 - 0.25) / 2)
+    assert run.table_over_bases([one]).splitlines()[2].startswith("| srl − rlvr | +25.0 [")
+
+
 PIVOTS = "pivots/profiled/train.steps.jsonl"
 NEIGHBOURS = FOLDER.parent / "2026-11-26-neighbours"
 

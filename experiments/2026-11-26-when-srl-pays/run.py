@@ -32,7 +32,7 @@ from srl.engines.protocols import Manner
 from srl.evaluation.config import EvaluationOptions
 from srl.evaluation.evaluate import evaluate
 from srl.evaluation.results import interval, percent, read_results
-from srl.evaluation.statistics import mean_score
+from srl.evaluation.statistics import difference_over_seeds, mean_score
 from srl.files import write_jsonl, write_text
 from srl.study.domain import distinct_problems
 from srl.study.experiment import Experiment, read_experiment
@@ -132,6 +132,44 @@ def table(bases: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def over_bases(bases: dict[str, Any]) -> list[dict[str, Any]]:
+    """The planned comparisons, with each test problem's score the mean over all bases; of what has ended on each.
+
+    A seed has the same training problems on all bases, so a resample draws seeds and problems for all at once.
+    """
+    found = []
+    for planned in next(iter(bases.values()))["comparisons"]:
+        pair = (planned["than"], planned["better"])
+        there = [[base["arms"].get(arm) for base in bases.values()] for arm in pair]
+        if all(arm for arms in there for arm in arms) and len({arm["seeds"] for arms in there for arm in arms}) == 1:
+            one: dict[str, Any] = {"better": planned["better"], "than": planned["than"]}
+            for column in ("greedy", "stepwise"):
+                than, better = (mean_of([arm["scores"][column] for arm in arms]) for arms in there)
+                estimate = difference_over_seeds(than, better)
+                one[column] = {"difference": estimate.value, "interval": [estimate.low, estimate.high]}
+            found.append(one)
+    return found
+
+
+def mean_of(scores: list[list[list[float]]]) -> list[list[float]]:
+    """(bases, seeds, problems) -> (seeds, problems)."""
+    return [
+        [sum(of_bases) / len(of_bases) for of_bases in zip(*seed, strict=True)] for seed in zip(*scores, strict=True)
+    ]
+
+
+def table_over_bases(found: list[dict[str, Any]]) -> str:
+    """A row per comparison, in points."""
+    lines = ["| mean over all bases | greedy | stepwise |", "|---|---|---|"]
+    for one in found:
+        cells = (
+            f"{100 * one[column]['difference']:+.1f} {interval(one[column]['interval'])}"
+            for column in ("greedy", "stepwise")
+        )
+        lines.append(f"| {one['better']} − {one['than']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _cell(arm: dict[str, Any] | None, column: str) -> str:
     if arm is None:
         return "not run"
@@ -198,10 +236,12 @@ def main() -> None:
         for experiments in (maps, longer):
             run_jobs(plan(experiments, out, given.seeds), given.jobs)
     bases = collect(given.bases, maps | longer, out)
-    write_text(out / "results.json", laid_out({"bases": bases}, depth=4) + "\n")
-    write_text(out / "table.md", table(bases))
+    summary = over_bases(bases)
+    tables = table(bases) + "\n" + table_over_bases(summary)
+    write_text(out / "results.json", laid_out({"bases": bases, "over_bases": summary}, depth=4) + "\n")
+    write_text(out / "table.md", tables)
     draw(bases, out / "map.svg")
-    print(table(bases))
+    print(tables)
 
 
 if __name__ == "__main__":
