@@ -22,14 +22,11 @@ from srl.records import StepInstance, Trajectory
 from srl.rewards import StepReward
 from srl.rewards.similarity import ratio, ratio_autojunk
 from srl.runs.recipe import Reward
-from srl.study.tiny import build_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "shared/data/math_trajectories/deepseek_v3_math"
 SEED = 0
 REWARDS = {
     "characters": Reward(),
-    "words": Reward(elements="words"),
-    "tokens": Reward(elements="tokens"),
     "latex": Reward(elements="latex"),
     "copy penalty 1": Reward(copy_penalty=1.0),
 }
@@ -46,8 +43,7 @@ def main() -> None:
     trajectories = [item for item in read_trajectories(source, Found()) if isinstance(item, Trajectory)]
     instances = [instance for trajectory in trajectories for instance in step_instances(trajectory, targets="all")]
     actions = written_instead(instances, {t.id: t.problem for t in trajectories}, random.Random(SEED))
-    tokenize = partial(build_tokenizer().encode, add_special_tokens=False)
-    rewards = {name: StepReward(options, tokenize=tokenize) for name, options in REWARDS.items()}
+    rewards = {name: StepReward(options) for name, options in REWARDS.items()}
     earned = {
         (name, kind): rewarded(reward, pairs) for name, reward in rewards.items() for kind, pairs in actions.items()
     }

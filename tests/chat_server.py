@@ -28,9 +28,10 @@ class ChatServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, reply, models, owner):
+    def __init__(self, reply, models, owner, limits):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.reply, self.models, self.owner, self.requests = reply, models, owner, []
+        self.reply, self.models, self.requests = reply, models, []
+        self.listed = {"object": "model", "owned_by": owner, **limits}
 
     @property
     def url(self):
@@ -41,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        models = [{"id": name, "object": "model", "owned_by": self.server.owner} for name in self.server.models]
+        models = [{"id": name, **self.server.listed} for name in self.server.models]
         self.send({"object": "list", "data": models})
 
     def do_POST(self):
@@ -67,8 +68,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(reply, models=("tiny",), owner="me"):
-    server = ChatServer(reply, models, owner)
+def serving(reply, models=("tiny",), owner="me", **limits):
+    server = ChatServer(reply, models, owner, limits)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

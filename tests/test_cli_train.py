@@ -244,7 +244,7 @@ def test_two_processes_share_one_run_folder(tiny_student, tiny_data, tmp_path):
 
 REWARD = """
 [reward]
-elements = "tokens"
+elements = "latex"
 copy_penalty = 0.5
 expert_logprob_weight = 0.5
 format_term = "separate"

@@ -234,6 +234,8 @@ def test_the_limit_is_of_the_whole_request():
         ("The input (5000 tokens) is longer than the model's context length (4096 tokens).", True),  # SGLang
         ("the request exceeds the available context size, try increasing it", True),  # llama.cpp
         ("Your input exceeds the context window of this model.", True),  # OpenAI
+        ("`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4090 `inputs` tokens.", True),  # TGI
+        ("prompt is too long: 5000 tokens > 4096 maximum", True),  # Anthropic
         ("max_tokens is too large: 5000", False),
         ("unknown field `seed`", False),
     ],
@@ -245,6 +247,15 @@ def test_a_refusal_for_length_is_told_from_others(message, too_long):
     ):
         ask(server.url)
     assert isinstance(refused.value, PromptTooLong) == too_long
+
+
+def test_a_server_without_room_for_a_completion_is_told_before_it_is_asked():
+    with serving(lambda _: completion("4"), max_model_len=16) as server:
+        with pytest.raises(UserError, match=r"takes 16 tokens of prompt and completion together, .* may have 16"):
+            ask(server.url)
+        assert not server.requests
+    with serving(lambda _: completion("4"), max_model_len=17) as server:
+        assert ask(server.url)[0][0].text == "4"
 
 
 def test_a_certificate_that_is_not_trusted_is_said(tmp_path, monkeypatch):

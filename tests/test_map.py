@@ -85,23 +85,30 @@ def test_the_picture_and_the_table_take_what_has_ended(run, tmp_path):
 
 def test_the_mean_over_bases_is_paired(run):
     def arm(*seeds):
-        return {"seeds": len(seeds), "scores": {"greedy": seeds, "stepwise": seeds}}
+        return {"scores": {"greedy": seeds, "stepwise": seeds}}
 
     planned = {"comparisons": [{"better": "srl", "than": "rlvr"}, {"better": "srl", "than": "r3"}]}
     bases = {
-        "a": {"arms": {"srl": arm([1, 1], [1, 0]), "rlvr": arm([0, 0], [0, 0])}, **planned},
+        "a": {"arms": {"srl": arm([1, 1], [1, 0]), "rlvr": arm([0, 0], [0, 0], [1, 1])}, **planned},
         "b": {"arms": {"srl": arm([0, 1], [0, 0]), "rlvr": arm([0, 1], [1, 0])}, **planned},
     }
-    (one,) = run.over_bases(bases)  # r3 was not run
-    assert one["greedy"]["difference"] == pytest.approx((0.75 - 0.25) / 2)
-    assert run.table_over_bases([one]).splitlines()[2].startswith("| srl − rlvr | +25.0 [")
+    for base in bases.values():
+        for name, one in base["arms"].items():
+            one["title"] = name.upper()
+    greedy, stepwise = run.differences(bases)  # r3 was not run
+    assert {name: one["difference"] for name, one in greedy["from"].items()} == {"a": 0.75, "b": -0.25, "mean": 0.25}
+    assert (greedy["seeds"], stepwise["column"]) == (2, "stepwise")
+    row = run.table_of_differences(bases, [greedy]).splitlines()[2]
+    assert row.startswith("| SRL − RLVR, greedy, 2 seeds | +75.0 [")
+    del bases["b"]["arms"]["srl"]
+    assert set(run.differences(bases)[0]["from"]) == {"a", "mean"}
 
 
 PIVOTS = "pivots/profiled/train.steps.jsonl"
 NEIGHBOURS = FOLDER.parent / "2026-11-26-neighbours"
 
 
-@pytest.mark.parametrize(("name", "n_jobs", "n_tokens"), [("neighbours", 43, 1_200_000), ("rewards", 61, 600_000)])
+@pytest.mark.parametrize(("name", "n_jobs", "n_tokens"), [("neighbours", 43, 1_200_000), ("rewards", 49, 600_000)])
 def test_the_neighbours_experiments_can_be_planned(name, n_jobs, n_tokens, tmp_path):
     experiment = read_experiment(NEIGHBOURS / f"{name}.toml")
     assert len(plan_jobs(experiment, tmp_path, 3)) == n_jobs

@@ -81,7 +81,7 @@ def test_another_reward_and_bound_need_no_new_samples(profiled, tiny_student, fe
     out = tmp_path / "out"
     shutil.copytree(profiled[0], out)
     samples = (out / "samples.jsonl").read_bytes()
-    flags = ("--resume", "--reward.elements", "words", "--max-mean", "0.8")
+    flags = ("--resume", "--reward.elements", "latex", "--max-mean", "0.8")
     done = srl("profile", few_data, "--model", tiny_student, "--out", out, *FLAGS, *flags)
     assert done.returncode == 0, done.stderr
     assert "30 of 30 steps are sampled already" in done.stdout
@@ -89,7 +89,7 @@ def test_another_reward_and_bound_need_no_new_samples(profiled, tiny_student, fe
     kept = {(row["trajectory_id"], row["step_index"]) for row in lines(out / "train.steps.jsonl")}
     judged = lines(out / "profile.jsonl")
     assert kept == {(j["trajectory_id"], j["step_index"]) for j in judged if j["mean"] < 0.8 and j["std"] > 0.01}
-    assert json.loads((out / "report.json").read_text())["profile"]["reward"]["elements"] == "words"
+    assert json.loads((out / "report.json").read_text())["profile"]["reward"]["elements"] == "latex"
 
 
 def test_it_goes_on_after_a_stop_and_draws_the_same(profiled, tiny_student, few_data, tmp_path, monkeypatch):
@@ -132,7 +132,7 @@ def test_long_prompts_are_left_out_and_none_kept_is_an_error(tiny_student, few_d
     [
         ({"samples": 1}, "--samples must be 2 or more"),
         ({"temperature": 0.0}, "--temperature"),
-        ({"reward": Reward(elements="tokens")}, "a profile takes similarity"),
+        ({"reward": Reward(format_term="separate")}, "a profile takes similarity"),
         ({"reward": Reward(expert_logprob_weight=0.5)}, "the others need the trainer"),
         ({"model": "name"}, "--served-as names the model of a server"),
         ({"out": "data"}, "another folder than the data"),
@@ -154,16 +154,19 @@ def test_a_server_is_asked_too(few_data, tmp_path):
     assert {len(line["completions"]) for line in lines(tmp_path / "out" / "samples.jsonl")} == {4}
 
 
-def test_steps_that_the_server_finds_too_long_are_left_out(few_data, tmp_path):
+@pytest.mark.parametrize("own", [False, True])
+def test_steps_that_the_server_finds_too_long_are_left_out(few_data, tmp_path, own):
+    expert = {row["prompt"][-1]["content"]: row["expert_action"] for row in lines(few_data / "train.steps.jsonl")}
     long = lines(few_data / "train.steps.jsonl")[0]["prompt"]
 
     def reply(request):
         if request["messages"] == long:
             return refusal("the request exceeds the available context size")
-        return completion("<think>a</think>1 next" if request["seed"] % 2 else "rubbish")
+        right = expert[request["messages"][-1]["content"]]
+        return completion(f"<think>a</think>{right}" if request["seed"] % 2 else "rubbish")
 
     with serving(reply) as server:
-        outcomes = profile(few_data, server.url, tmp_path / "out", OPTIONS, Reward(), Bounds(), model="tiny")
+        outcomes = profile(few_data, server.url, tmp_path / "out", OPTIONS, Reward(), Bounds(own=own), model="tiny")
     assert outcomes["prompt too long"] == 1
     assert outcomes["kept"] > 0
 

@@ -176,26 +176,21 @@ def test_the_colours_show_what_the_reward_counts(page):
     for _ in range(300):
         letters = rng.choice(alphabets)
         pairs.append(tuple("".join(rng.choices(letters, k=rng.randrange(60))) for _ in range(2)))
-    for kind in ("characters", "words"):
-        found = page.run(f"{json.dumps(pairs)}.map(([a, b]) => compareTexts(a, b, '{kind}'))")
-        for (a, b), result in zip(pairs, found, strict=True):
-            compared = (a, b) if kind == "characters" else numbered(a.split(), b.split())
-            assert result["matched"] == matched(*compared), (a, b)
-            assert result["total"] == sum(map(len, compared))
-            assert "".join(piece for piece, _ in result["action"]) == a
-            assert "".join(piece for piece, _ in result["expert"]) == b
-            if kind == "characters":
-                shared = [
-                    "".join(text for text, is_shared in result[side] if is_shared) for side in ("action", "expert")
-                ]
-                assert len(shared[0]) == len(shared[1]) == result["matched"]
+    found = page.run(f"{json.dumps(pairs)}.map(([a, b]) => compareTexts(a, b))")
+    for (a, b), result in zip(pairs, found, strict=True):
+        assert result["matched"] == matched(a, b), (a, b)
+        assert result["total"] == len(a) + len(b)
+        assert "".join(piece for piece, _ in result["action"]) == a
+        assert "".join(piece for piece, _ in result["expert"]) == b
+        shared = ["".join(text for text, is_shared in result[side] if is_shared) for side in ("action", "expert")]
+        assert len(shared[0]) == len(shared[1]) == result["matched"]
 
 
 def test_a_degenerate_rollout_does_not_hang_the_page(page):
     start = time.monotonic()
-    assert page.run("compareTexts('xa'.repeat(4000), 'a'.repeat(4000), 'characters')") is None
+    assert page.run("compareTexts('xa'.repeat(4000), 'a'.repeat(4000))") is None
     assert time.monotonic() - start < 10  # half a second where nothing else runs
-    long = page.run("compareTexts('a'.repeat(4000), 'a'.repeat(4000), 'characters')")
+    long = page.run("compareTexts('a'.repeat(4000), 'a'.repeat(4000))")
     assert (long["matched"], long["action"]) == (4000, [["a" * 4000, True]])
 
 
@@ -210,11 +205,6 @@ def test_long_texts_are_compared_when_the_reader_stays(browser, tmp_path):
     assert shown == pytest.approx(browser.run("view.groups[0].reward[1]"), abs=6e-4)
     assert browser.run("document.querySelector('#detail h3').textContent") == "Rollout 2 of 8"
     assert browser.errors == []
-
-
-def numbered(*sides):
-    words = {word: number for number, word in enumerate({*sides[0], *sides[1]})}
-    return tuple([words[word] for word in side] for side in sides)
 
 
 def test_differences_are_marked_in_both_texts(page):

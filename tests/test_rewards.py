@@ -13,21 +13,16 @@ GOOD = "<think>hm</think>"
 ACTIONS = st.text(r"ab 12\(\)$\frac", min_size=1).map(str.strip).filter(len)
 REWARDS = st.builds(
     Reward,
-    elements=st.sampled_from(["characters", "words", "tokens", "latex"]),
+    elements=st.sampled_from(["characters", "latex"]),
     copy_penalty=st.floats(0, 1),
     expert_logprob_weight=st.floats(0, 1),
     format_term=st.sampled_from(["in_group", "separate"]),
 )
 
 
-def reward(**options):
-    """A StepReward whose tokens are bytes."""
-    return StepReward(Reward(**options), tokenize=lambda text: list(text.encode()))
-
-
 def rewarded(action, expert, context="", gain=0.0, **options):
     """What one well-formed completion earns."""
-    function = reward(**options)
+    function = StepReward(Reward(**options))
     return function([GOOD + action], [expert], prompts=[context], expert_logprob_gain=[gain])[0]
 
 
@@ -94,7 +89,7 @@ def test_what_is_logged_per_completion():
 
 @given(REWARDS, ACTIONS, ACTIONS, ACTIONS, st.floats(-50, 50))
 def test_every_reward_is_one_for_the_experts_action_and_in_the_unit_interval(options, action, expert, prompt, gain):
-    function = StepReward(options, tokenize=lambda text: list(text.encode()))
+    function = StepReward(options)
     same, other, malformed = function(
         [GOOD + expert, GOOD + action, action],
         [expert] * 3,
@@ -111,15 +106,6 @@ def test_the_default_is_the_papers_reward(action, expert):
     assert (
         StepReward()([GOOD + action], [expert]) == step_similarity([GOOD + action], [expert]) == [ratio(action, expert)]
     )
-
-
-def test_what_is_compared():
-    expert, action = "we add two and three", "we add six and three"
-    assert rewarded(action, expert, elements="words") == 0.8
-    assert rewarded(action, expert, elements="words") != rewarded(action, expert)
-    assert rewarded("\u00e9", "\u00e8", elements="tokens") == 0.5  # in UTF-8 they share the first of two bytes
-    with pytest.raises(ValueError, match="tokenize"):
-        StepReward(Reward(elements="tokens"))([GOOD + "a"], ["a"])
 
 
 @pytest.mark.parametrize(
@@ -153,7 +139,7 @@ def test_copying_the_prompt_earns_less():
 
 def test_the_copied_context_is_the_user_turn():
     prompt = [{"role": "system", "content": "so y = 7"}, {"role": "user", "content": "Let x = 2."}]
-    function = reward(copy_penalty=1.0)
+    function = StepReward(Reward(copy_penalty=1.0))
     assert function([GOOD + "so y = 7"], ["so y = 4"], prompts=[prompt]) == step_similarity(
         [GOOD + "so y = 7"], ["so y = 4"]
     )
@@ -164,7 +150,7 @@ def test_a_thought_fills_part_of_what_the_action_leaves_open():
     assert rewarded("xyz", "abcd", gain=50.0, expert_logprob_weight=0.5) == pytest.approx(0.5)
     assert rewarded("xyz", "abcd", gain=-1e9, expert_logprob_weight=1.0) == 0.0
     with pytest.raises(ValueError, match="expert_logprob_gain=True"):
-        reward(expert_logprob_weight=0.5)([GOOD + "a"], ["a"])
+        StepReward(Reward(expert_logprob_weight=0.5))([GOOD + "a"], ["a"])
 
 
 def test_the_format_penalty_by_itself():

@@ -44,6 +44,13 @@ from srl.study.tiny import solve
 
 HERE = Path(__file__).parent
 SECONDS = "-seconds"
+AT_EQUAL_SECONDS = (
+    ("srl-seconds", "rlvr"),
+    ("srl-seconds", "srl-rlvr"),
+    ("srl-seconds", "step-rft"),
+    ("rft-seconds", "rlvr"),
+)
+"""Better or not? With the others as they are in the map."""
 SAMPLES, PROFILED = 8, 300
 """Of the domain's first 1,000 problems, which nothing else asks or trains on."""
 
@@ -132,22 +139,26 @@ def table(bases: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def over_bases(bases: dict[str, Any]) -> list[dict[str, Any]]:
-    """The planned comparisons, with each test problem's score the mean over all bases; of what has ended on each.
+def differences(bases: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each comparison from each base, and over those that have both arms: a problem's score is then the mean over them.
 
-    A seed has the same training problems on all bases, so a resample draws seeds and problems for all at once.
+    As many seeds as all of them have. A seed has the same training problems on all bases, so that a resample over
+    bases draws seeds and problems for all at once.
     """
+    planned = [(one["better"], one["than"]) for one in next(iter(bases.values()))["comparisons"]]
     found = []
-    for planned in next(iter(bases.values()))["comparisons"]:
-        pair = (planned["than"], planned["better"])
-        there = [[base["arms"].get(arm) for base in bases.values()] for arm in pair]
-        if all(arm for arms in there for arm in arms) and len({arm["seeds"] for arms in there for arm in arms}) == 1:
-            one: dict[str, Any] = {"better": planned["better"], "than": planned["than"]}
-            for column in ("greedy", "stepwise"):
-                than, better = (mean_of([arm["scores"][column] for arm in arms]) for arms in there)
-                estimate = difference_over_seeds(than, better)
-                one[column] = {"difference": estimate.value, "interval": [estimate.low, estimate.high]}
-            found.append(one)
+    for better, than in (*planned, *AT_EQUAL_SECONDS):
+        arms = {name: base["arms"] for name, base in bases.items() if {better, than} <= base["arms"].keys()}
+        for column in ("greedy", "stepwise") if arms else ():
+            scores = {name: [of[than]["scores"][column], of[better]["scores"][column]] for name, of in arms.items()}
+            n_seeds = min(len(seeds) for pair in scores.values() for seeds in pair)
+            pairs = {name: [seeds[:n_seeds] for seeds in pair] for name, pair in scores.items()}
+            pairs["mean"] = [mean_of([pair[side] for pair in pairs.values()]) for side in (0, 1)]
+            estimates = {name: difference_over_seeds(*pair) for name, pair in pairs.items()}
+            cells = {
+                name: {"difference": one.value, "interval": [one.low, one.high]} for name, one in estimates.items()
+            }
+            found.append({"better": better, "than": than, "column": column, "seeds": n_seeds, "from": cells})
     return found
 
 
@@ -158,15 +169,16 @@ def mean_of(scores: list[list[list[float]]]) -> list[list[float]]:
     ]
 
 
-def table_over_bases(found: list[dict[str, Any]]) -> str:
-    """A row per comparison, in points."""
-    lines = ["| mean over all bases | greedy | stepwise |", "|---|---|---|"]
+def table_of_differences(bases: dict[str, Any], found: list[dict[str, Any]]) -> str:
+    """A row per comparison, a column per base and one for the mean over them, in points."""
+    titles = {key: arm["title"] for base in bases.values() for key, arm in base["arms"].items()}
+    columns = [*bases, "mean"]
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for one in found:
-        cells = (
-            f"{100 * one[column]['difference']:+.1f} {interval(one[column]['interval'])}"
-            for column in ("greedy", "stepwise")
-        )
-        lines.append(f"| {one['better']} − {one['than']} | " + " | ".join(cells) + " |")
+        there = (one["from"].get(name) for name in columns)
+        cells = (f"{100 * at['difference']:+.1f} {interval(at['interval'])}" if at else "not run" for at in there)
+        name = f"{titles[one['better']]} − {titles[one['than']]}, {one['column']}, {one['seeds']} seeds"
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -236,9 +248,9 @@ def main() -> None:
         for experiments in (maps, longer):
             run_jobs(plan(experiments, out, given.seeds), given.jobs)
     bases = collect(given.bases, maps | longer, out)
-    summary = over_bases(bases)
-    tables = table(bases) + "\n" + table_over_bases(summary)
-    write_text(out / "results.json", laid_out({"bases": bases, "over_bases": summary}, depth=4) + "\n")
+    compared = differences(bases)
+    tables = table(bases) + "\n" + table_of_differences(bases, compared)
+    write_text(out / "results.json", laid_out({"bases": bases, "differences": compared}, depth=4) + "\n")
     write_text(out / "table.md", tables)
     draw(bases, out / "map.svg")
     print(tables)

@@ -28,8 +28,11 @@ HAND_ON_TEMPLATE_KWARGS = {"vllm", "sglang", "llamacpp"}
 """Owners of models at servers that take `chat_template_kwargs` in a request."""
 TRIES_AT_THE_LIMIT = 2
 """A completion that took so long twice will a third time."""
-REFUSED_FOR_LENGTH = re.compile(r"context.?(length|size|window)|maximum model length|max_model_len", re.IGNORECASE)
-"""In the refusals of OpenAI, vLLM, SGLang and llama.cpp of a prompt for its length."""
+REFUSED_FOR_LENGTH = re.compile(
+    r"context.?(length|size|window)|maximum model length|max_model_len|prompt is too long|`inputs` (tokens|must have)",
+    re.IGNORECASE,
+)
+"""In the refusals of OpenAI, vLLM, SGLang, llama.cpp, Anthropic and TGI of a prompt for its length."""
 
 
 class PromptTooLong(UserError):
@@ -100,6 +103,7 @@ class Endpoint:
         if self.model not in names and not Path(self.model).is_dir():
             has = f"{', '.join(names) or 'none'}{suggest(self.model, names)}"
             raise UserError(f"{self.url}: expected the model `{self.model}`, it has {has}")
+        self._raise_if_no_room([model for model in listed if model.id == self.model])
         kinds = {str(getattr(model, "owned_by", "")) for model in listed}
         if kinds & {"vllm", "sglang"}:
             # They start from the model's generation_config, which may narrow what it samples from.
@@ -166,6 +170,16 @@ class Endpoint:
             seed=seed,
             extra_body=self.extra,
         )
+
+    def _raise_if_no_room(self, listed: list[Any]) -> None:
+        """vLLM and SGLang say how long prompt and completion may be together; else every prompt would be too long."""
+        for model in listed:
+            limit = getattr(model, "max_model_len", None)
+            if isinstance(limit, int) and limit <= self.max_tokens:
+                raise UserError(
+                    f"{self.url}: takes {limit} tokens of prompt and completion together, and a completion may have "
+                    f"{self.max_tokens}: lower that limit, or start the server with a longer context"
+                )
 
     def _raise_no_template_kwargs(self) -> None:
         raise UserError(

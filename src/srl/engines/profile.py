@@ -152,10 +152,17 @@ def profile(
 def _check(options: ProfileOptions, reward: Reward) -> None:
     if options.samples < 2 or options.temperature <= 0 or min(options.batch_size, options.max_completion_length) < 1:
         raise UserError("--samples must be 2 or more; --temperature, --batch-size and --max-completion-length above 0")
-    if reward.expert_logprob_weight or reward.elements == "tokens" or reward.format_term != "in_group":
-        raise UserError(
-            "[reward]: a profile takes similarity, elements (but tokens) and copy_penalty; the others need the trainer"
-        )
+    check_reward(reward)
+
+
+def check_reward(reward: Reward) -> None:
+    """Whether a profile can work out such a reward.
+
+    Raises:
+        UserError: only the trainer can.
+    """
+    if reward.expert_logprob_weight or reward.format_term != "in_group":
+        raise UserError("[reward]: a profile takes similarity, elements and copy_penalty; the others need the trainer")
 
 
 def _today(out: Path, *, resume: bool) -> str:
@@ -277,9 +284,10 @@ def _write(
     half = target.with_name(f".{target.stem}.half{target.suffix}")
     with RowWriter(half, COLUMNS[kind]) as file:
         for index, (row, line) in enumerate(zip(rows, lines, strict=True)):
+            if line["left_out"]:
+                continue
             completions = done[index]["completions"]
-            kept = _own(row.value, completions, line["rewards"]) if bounds.own else [row.value]
-            for each in kept if not line["left_out"] else ():
+            for each in _own(row.value, completions, line["rewards"]) if bounds.own else [row.value]:
                 file.write(each)
                 n_written += 1
     os.replace(half, target)
@@ -326,9 +334,9 @@ def _judged(judge: Judge, row: dict[str, Any], completions: list[Any] | None, bo
     return {**name, "rewards": earned, "mean": mean, "std": std, "malformed": malformed, "left_out": left_out}
 
 
-def _own(row: dict[str, Any], completions: list[Any] | None, rewards: list[float]) -> list[dict[str, Any]]:
+def _own(row: dict[str, Any], completions: list[Any], rewards: list[float]) -> list[dict[str, Any]]:
     """The row with each different completion that earns 1 in place of the expert's."""
-    right = dict.fromkeys(text for (text, _), reward in zip(completions or (), rewards, strict=True) if reward >= 1)
+    right = dict.fromkeys(text for (text, _), reward in zip(completions, rewards, strict=True) if reward >= 1)
     if "expert_action" not in row:
         return [{**row, "solution": text, "thought": None} for text in right]  # what it thought is in its text
     parsed = [(text, parse_completion(text)) for text in right]  # with thoughts anywhere: the text as it stands

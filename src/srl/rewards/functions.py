@@ -9,10 +9,8 @@ request `expert_logprob_gain`. A step's reward is the paper's, or a variation of
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 from srl.chat.aloud import parse_aloud
@@ -23,7 +21,7 @@ from srl.rewards.answers import are_correct
 from srl.rewards.latex import one_spelling
 from srl.rewards.logs import log_metrics, log_rollouts
 from srl.rewards.repairs import repair_outcome
-from srl.rewards.similarity import Elements, matched, ratios_batch
+from srl.rewards.similarity import matched, ratios_batch
 from srl.runs.recipe import Recipe, Reward
 
 MALFORMED = -1.0
@@ -46,8 +44,6 @@ class StepReward:
     """
 
     options: Reward = PAPER
-    tokenize: Callable[[str], list[int]] | None = None
-    """Needed to compare tokens."""
 
     __name__ = "step_similarity"  # what TRL calls it in its logs
 
@@ -91,8 +87,7 @@ class StepReward:
     def similarities(self, actions: Sequence[str], experts: Sequence[str]) -> list[float]:
         """R of each action and the expert's at the same index."""
         if (measure := self.options.similarity) == "text":
-            compared, with_these = self._elements(actions, experts)
-            return ratios_batch(compared, with_these)
+            return ratios_batch(self._compared(actions), self._compared(experts))
         pairs = zip(actions, experts, strict=True)
         return [action_score(action, expert, measure) if action else 0.0 for action, expert in pairs]
 
@@ -126,27 +121,18 @@ class StepReward:
         >>> StepReward().excess_copied(["let x = 2"], ["so 2 + 3"], ["let x = 2"])
         [0.75]
         """
-        triples = zip(*self._elements(actions, experts, contexts), strict=True)
+        triples = zip(*map(self._compared, (actions, experts, contexts)), strict=True)
         return [max(0.0, _copied(a, context) - _copied(e, context)) for a, e, context in triples]
 
-    def _elements(self, *columns: Sequence[str]) -> list[list[Elements]]:
-        """The texts as what is compared; equal words have equal numbers within one call."""
-        number: defaultdict[str, int] = defaultdict(count().__next__)
-        if self.options.elements == "tokens" and self.tokenize is None:
-            raise ValueError("to compare tokens, StepReward needs `tokenize`")
-        convert: dict[str, Callable[[str], Elements]] = {
-            "words": lambda text: [number[word] for word in text.split()],
-            "tokens": self.tokenize or str,
-            "latex": one_spelling,
-        }
-        return [list(map(convert.get(self.options.elements, str), texts)) for texts in columns]
+    def _compared(self, texts: Sequence[str]) -> list[str]:
+        return list(map(one_spelling, texts) if self.options.elements == "latex" else texts)
 
 
-def reward_functions(recipe: Recipe, tokenize: Callable[[str], list[int]] | None = None) -> list[Any]:
+def reward_functions(recipe: Recipe) -> list[Any]:
     """The reward functions of the stages srl and rlvr."""
     if recipe.stage == "rlvr":
         return [repair_outcome if recipe.reward.outcome == "tests" else answer_correctness]
-    step_reward = StepReward(recipe.reward, tokenize)
+    step_reward = StepReward(recipe.reward)
     return [step_reward, step_reward.format_penalty] if recipe.reward.format_term == "separate" else [step_reward]
 
 
@@ -178,7 +164,7 @@ def answer_correctness(
     ]
 
 
-def _copied(text: Elements, context: Elements) -> float:
+def _copied(text: str, context: str) -> float:
     """The share of a text that also stands, in this order, in the context."""
     return matched(text, context) / len(text) if text else 0.0
 

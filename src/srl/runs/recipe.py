@@ -167,7 +167,7 @@ class Reward(_Table):
         "text",
         description="text: 2M/T. For agents: actions, by tool, target and parameters; pivotrl, 1 if alike enough.",
     )
-    elements: Literal["characters", "words", "tokens", "latex"] = Field(
+    elements: Literal["characters", "latex"] = Field(
         "characters",
         description="What the similarity 2M/T compares. latex: characters, after equivalent spellings are unified.",
     )
@@ -200,11 +200,14 @@ class Reward(_Table):
     @model_validator(mode="before")
     @classmethod
     def _without_what_was_taken_out(cls, values: Any) -> Any:
-        """Run folders of version 0.1 hold `calibrated = false`."""
+        """Run folders of version 0.1 hold `calibrated = false`, and perhaps what version 0.2 no longer compares."""
         if not isinstance(values, dict):
             return values
-        if values.get("calibrated") or values.get("elements") == "autojunk":
-            raise ValueError("`calibrated` and `autojunk` were taken out in version 0.2; version 0.1 has them")
+        if values.get("calibrated") or values.get("elements") in ("autojunk", "words", "tokens"):
+            raise ValueError(
+                "`calibrated` and the elements autojunk, words and tokens were taken out in version 0.2; "
+                "version 0.1 has them"
+            )
         return {name: value for name, value in values.items() if name != "calibrated"}
 
     @model_validator(mode="after")

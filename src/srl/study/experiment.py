@@ -229,4 +229,8 @@ def read_experiment(path: Path) -> Experiment:
             raise UserError(f"{path}: stage {name}: own_samples is for SFT on steps or solutions")
         if stage.pivots and recipe.stage != "srl":
             raise UserError(f"{path}: stage {name}: pivots are for SRL")
+        if stage.pivots or stage.own_samples:
+            from srl.engines.profile import check_reward
+
+            check_reward(recipe.reward)
     return experiment

@@ -202,7 +202,10 @@ class TrainingJob:
         options = ProfileOptions(
             rows=kind,
             samples=stage.pivots.samples if stage.pivots else stage.own_samples,
+            temperature=recipe.rollout.temperature,
             max_completion_length=experiment.max_step_tokens if kind == "steps" else experiment.max_tokens,
+            max_prompt_length=recipe.data.max_prompt_length,
+            open_thought=recipe.chat.open_thought,
             seed=recipe.seed,
             engine="transformers",
             batch_size=experiment.batch_size,
@@ -216,9 +219,10 @@ class TrainingJob:
             print(error)
             has_rows = False
         chat = load_chat(resolve_model(recipe.model.model_name_or_path))
-        prompts = [row.value["prompt"] for row in read_rows(rows_file(source, f"train.{kind}"))]
-        n_prompts = sum(map(len, chat.prompt_ids(prompts))) * options.samples
-        said = (text for line in read_rows(data / SAMPLES) for text, _ in line.value["completions"] or ())
+        rows = [row.value for row in read_rows(rows_file(source, f"train.{kind}"))]
+        sampled = [line.value for line in read_rows(data / SAMPLES) if line.value["completions"]]
+        n_prompts = sum(map(len, chat.prompt_ids([rows[one["row"]]["prompt"] for one in sampled]))) * options.samples
+        said = (text for one in sampled for text, _ in one["completions"])
         return n_prompts + sum(len(chat.target_ids(text)) for text in said), has_rows
 
     def _as_before(self, model: str) -> tuple[Path, dict[str, float]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import warnings
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def build_trainer(
     if recipe.stage == "sft":
         trainer = SFTTrainer(args=config, **common)
     else:
-        rewards = reward_functions(recipe, partial(chat.tokenizer.encode, add_special_tokens=False))
+        rewards = reward_functions(recipe)
         trainer = SRLTrainer(args=config, reward_funcs=rewards, chat=chat, **common)
         trainer.preflight = Preflight(recipe, chat)
         trainer.add_callback(trainer.preflight)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,7 @@ class Scorer:
 
         `row` is that of the data folder: prompt, expert_action or answer, trajectory_id, …
         """
-        (reward_function,) = reward_functions(
-            self.recipe, partial(self.chat.tokenizer.encode, add_special_tokens=False)
-        )
+        (reward_function,) = reward_functions(self.recipe)
         columns: dict[str, Any] = {}
         metrics: dict[str, float] = {}
         truncated = self._is_truncated(completion_ids)

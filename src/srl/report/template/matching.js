@@ -35,46 +35,33 @@ function matchingBlocks(a, b) {
   return blocks;
 }
 
-/** What is compared: characters (code points), or words with the space around them left out. */
-const elementsOf = (text, kind) =>
-  kind === "words"
-    ? [...text.matchAll(/\S+/g)].map((match) => ({ text: match[0], start: match.index }))
-    : Array.from(text, (character) => ({ text: character }));
-
 /** How an action and the expert's match: {matched, total, action: pieces, expert: pieces}, null if too long.
     Pieces are [text, whether the other has it], in order. */
-function compareTexts(action, expert, kind) {
-  const [a, b] = [elementsOf(action, kind), elementsOf(expert, kind)];
-  const numbers = new Map();
-  const numbered = (elements) =>
-    Int32Array.from(elements, ({ text }) => numbers.get(text) ?? (numbers.set(text, numbers.size), numbers.size - 1));
-  const blocks = matchingBlocks(numbered(a), numbered(b));
+function compareTexts(action, expert) {
+  const [a, b] = [Array.from(action), Array.from(expert)]; // code points
+  const codes = (characters) => Int32Array.from(characters, (character) => character.codePointAt(0));
+  const blocks = matchingBlocks(codes(a), codes(b));
   if (!blocks) return null;
-  const pieces = (text, elements, side) => {
-    const shared = new Uint8Array(elements.length);
+  const pieces = (characters, side) => {
+    const shared = new Uint8Array(characters.length);
     for (const block of blocks) shared.fill(1, block[side], block[side] + block[2]);
-    return joined(text, elements, shared);
+    return joined(characters, shared);
   };
   return {
     matched: blocks.reduce((sum, block) => sum + block[2], 0),
     total: a.length + b.length,
-    action: pieces(action, a, 0),
-    expert: pieces(expert, b, 1),
+    action: pieces(a, 0),
+    expert: pieces(b, 1),
   };
 }
 
-/** Neighbours of one kind as one piece; the space before a word goes with it. */
-function joined(text, elements, shared) {
+/** Neighbours of one kind as one piece. */
+function joined(characters, shared) {
   const pieces = [];
-  let end = 0;
-  elements.forEach((element, i) => {
-    const stop = (element.start ?? end) + element.text.length;
-    const piece = text.slice(end, stop);
+  characters.forEach((character, i) => {
     const last = pieces.at(-1);
-    if (last && last[1] === Boolean(shared[i])) last[0] += piece;
-    else pieces.push([piece, Boolean(shared[i])]);
-    end = stop;
+    if (last && last[1] === Boolean(shared[i])) last[0] += character;
+    else pieces.push([character, Boolean(shared[i])]);
   });
-  if (end < text.length) pieces.push([text.slice(end), true]);
   return pieces;
 }

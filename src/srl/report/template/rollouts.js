@@ -259,7 +259,7 @@ function actionAndExpert(texts, rollout, maxPairs) {
   const { elements } = report.runs[view.run];
   const [action, expert] = [rollout.action_compared ?? rollout.action, texts.expert_compared ?? texts.expert];
   const later = action.length * expert.length > maxPairs;
-  const result = later ? null : compareTexts(action, expert, elements);
+  const result = later ? null : compareTexts(action, expert);
   const sides = result ?? { action: [[action, true]], expert: [[expert, true]] };
   return [...thought,
     el("h4", {}, "Action"), diffBox(sides.action, "extra", "only in the action"),
@@ -271,13 +271,8 @@ function actionAndExpert(texts, rollout, maxPairs) {
 function similarityLine(result, elements) {
   if (!result) return "Too long, or too repetitive, to colour the differences here.";
   const { matched, total } = result;
-  const unit = elements === "words" ? "words" : "characters";
-  const line = `${matched} ${unit} in matching blocks: 2 · ${matched} / ${total} = ${number(total ? (2 * matched) / total : 1)}`;
-  const notes = {
-    tokens: " (the reward of this run compares tokens)",
-    latex: " (LaTeX in one spelling, as the reward compares it)",
-  };
-  return line + (notes[elements] ?? "");
+  const line = `${matched} characters in matching blocks: 2 · ${matched} / ${total} = ${number(total ? (2 * matched) / total : 1)}`;
+  return line + (elements === "latex" ? " (LaTeX in one spelling, as the reward compares it)" : "");
 }
 
 const textBox = (text) => el("pre", { class: "text" }, text);

@@ -151,8 +151,11 @@ class Sandbox:
 
         When the block is left, the command and all that it started have ended.
         """
-        with tempfile.TemporaryDirectory(prefix="srl-box-", ignore_cleanup_errors=True) as root:
-            reading, info = os.pipe()
+        reading, info = os.pipe()
+        with (
+            tempfile.TemporaryDirectory(prefix="srl-box-", ignore_cleanup_errors=True) as root,
+            open(reading, "rb") as of_bubblewrap,
+        ):
             try:
                 job = Job(
                     walls=self.walls,
@@ -185,7 +188,7 @@ class Sandbox:
             finally:
                 os.close(report)
                 os.close(info)
-            with process, _first_inside(reading) as first_inside:
+            with process, _first_inside(of_bubblewrap.read()) as first_inside:
                 try:
                     assert process.stdin
                     with suppress(BrokenPipeError):
@@ -287,17 +290,14 @@ def _bubblewrap_can_disable_namespaces() -> bool:
 
 
 @contextmanager
-def _first_inside(info: int) -> Iterator[list[int]]:
-    """A descriptor of the first process behind bubblewrap's walls, by what it writes to `info`; without it none.
+def _first_inside(info: bytes) -> Iterator[list[int]]:
+    """A descriptor of the first process behind bubblewrap's walls, by what it writes for `--info-fd`; without it none.
 
     bubblewrap ends when the command has, which may be before the rest of its namespace is gone.
     """
-    with open(info, "rb") as about:
-        written = about.read()
-    ends = []
+    ends: list[int] = []
     with suppress(ProcessLookupError):  # it has ended
-        if written:
-            ends.append(os.pidfd_open(json.loads(written)["child-pid"]))
+        ends += [os.pidfd_open(json.loads(info)["child-pid"])] if info else []
     try:
         yield ends
     finally:
@@ -368,6 +368,9 @@ def _kill(process: subprocess.Popen[bytes], first_inside: Sequence[int], *, isol
         for end in waited_for:
             ends.register(end, select.POLLIN)
         os.killpg(process.pid, signal.SIGKILL)
+        for end in first_inside:  # bubblewrap, killed early, has not yet asked that this one die with it
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(end, signal.SIGKILL)
         process.wait()
         while waited_for and (ended := ends.poll(SECONDS_TO_DIE * 1000)):
             for end, _ in ended:
