@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from srl.evaluation.results import interval, percent
+from srl.evaluation.statistics import difference_over_seeds
 from srl.files import write_text
 from srl.study import conduct
 from srl.study.experiment import read_experiment
@@ -26,6 +28,7 @@ EXPERTS = {
     "other words": 'expert_problems = 200\nwording = "other"',
 }
 """What is taught -> its lines of the table [domain]."""
+TAUGHT = ("srl", "step-rft")
 
 
 def write_file(name: str, out: Path) -> tuple[Path, Path]:
@@ -37,19 +40,37 @@ def write_file(name: str, out: Path) -> tuple[Path, Path]:
 
 
 def table(out: Path) -> str:
-    """A row per expert, a column per arm: test problems solved greedily (%), and exact steps."""
-    rows = []
+    """A row per expert, a column per arm: test problems solved greedily (%), and exact steps; then the difference that
+    the expert makes, in points: as many seeds as both have, paired by seed and problem.
+    """
+    rows: list[str] = []
+    usual: dict[str, Any] = {}
     for name in EXPERTS:
         file, folder = write_file(name, out)
         if (folder / "experiment.json").is_file():
             arms = write_experiment_results(read_experiment(file), folder)["arms"]
-            cells = []
-            for arm in arms.values():
-                exact = percent(sum(arm["exact_steps"]) / len(arm["exact_steps"]))
-                cells.append(f"{percent(arm['greedy']['mean'])} {interval(arm['greedy']['interval'])}; {exact}")
+            usual = usual or arms  # of the first expert
+            cells = [_cell(arms.get(arm)) for arm in usual] + [_difference(usual, arms, arm) for arm in TAUGHT]
             rows.append(f"| {name} | " + " | ".join(cells) + " |")
-            heads = "| the expert | " + " | ".join(arm["title"] for arm in arms.values()) + " |"
-    return "\n".join([heads, "|---" * (heads.count("|") - 1) + "|", *rows]) + "\n" if rows else ""
+    if not rows:
+        return ""
+    titles = [arm["title"] for arm in usual.values()] + [f"{usual[arm]['title']}, change" for arm in TAUGHT]
+    return "\n".join(["| the expert | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|", *rows]) + "\n"
+
+
+def _cell(arm: dict[str, Any] | None) -> str:
+    if arm is None:
+        return "not run"
+    exact = percent(sum(arm["exact_steps"]) / len(arm["exact_steps"]))
+    return f"{percent(arm['greedy']['mean'])} {interval(arm['greedy']['interval'])}; {exact}"
+
+
+def _difference(usual: dict[str, Any], arms: dict[str, Any], name: str) -> str:
+    if arms is usual or name not in arms:
+        return ""
+    pairs = list(zip(usual[name]["scores"]["greedy"], arms[name]["scores"]["greedy"], strict=False))
+    found = difference_over_seeds(*map(list, zip(*pairs, strict=True)))
+    return f"{100 * found.value:+.1f} {interval((found.low, found.high))}"
 
 
 def main() -> None:
