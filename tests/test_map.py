@@ -11,6 +11,7 @@ import pytest
 
 from srl.errors import UserError
 from srl.files import read_rows
+from srl.study import conduct
 from srl.study.domain import write_data
 from srl.study.experiment import Domain, read_experiment
 from srl.study.results import write_experiment_results
@@ -168,6 +169,23 @@ def test_the_styles_experiments_can_be_planned(tmp_path):
     assert len({kind.domain for kind in kinds}) == len(kinds)
     assert {len(plan_jobs(kind, tmp_path, 3)) for kind in kinds} == {7}
     assert style.table(tmp_path) == ""
+
+
+@pytest.mark.slow
+def test_an_arm_that_finds_nothing_to_train_on_is_in_table_and_report(tmp_path):
+    text = (FOLDER.parent / "2026-11-26-expert-style/style.toml").read_text()
+    text = text.replace("EXPERT", 'expert_problems = 6\nwording = "other"').replace('"Solve"', '""')
+    text = text.replace("runs/when-srl-pays/bases/any/model", "tiny-base").replace(
+        '["srl", "base"], ["srl", "step-rft"]', ""
+    )
+    text = re.sub(r"(validation|test)_problems = \d+", r"\1_problems = 6", text)
+    text = re.sub(r"\nsrl = .*", "", text)
+    (tmp_path / "e.toml").write_text(text)
+    conduct(tmp_path / "e.toml", tmp_path / "out", n_seeds=1, n_jobs=1)
+    base, arm = json.loads((tmp_path / "out/results.json").read_text())["arms"].values()
+    assert arm["scores"] == base["scores"]
+    assert arm["tokens"] > 0
+    assert (tmp_path / "out/report.html").is_file()
 
 
 def test_styles_are_for_the_arithmetic(tmp_path):

@@ -17,6 +17,7 @@ def conduct(path: Path, out: Path, *, n_seeds: int, n_jobs: int | None, overwrit
 
     plan = run_experiment(path, out, n_seeds=n_seeds, n_jobs=n_jobs, overwrite=overwrite)
     write_experiment_results(plan, out)
-    runs = [folder / "run" for folder in sorted((out / "seed-0").iterdir()) if (folder / "done.json").is_file()]
+    ended = [folder for folder in sorted((out / "seed-0").iterdir()) if (folder / "done.json").is_file()]
+    runs = [folder / "run" for folder in ended if (folder / "run").is_dir()]  # RFT may find nothing to train on
     tests = sorted((out / "seed-0").glob("*/test-answer*"))
     write_report([*runs, *tests], out / "report.html")

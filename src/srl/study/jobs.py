@@ -228,8 +228,9 @@ class TrainingJob:
     def _as_before(self, model: str) -> tuple[Path, dict[str, float]]:
         """The model that the stage starts from, where it has nothing to learn from."""
         problems = problems_of(self.group.experiment, self.group.out).validation
-        solved = _evaluate(self.group.experiment, model, self.folder / "validation/start", problems, "answer")
-        return Path(model), {"start": solved}
+        path = resolve_model(model)
+        solved = _evaluate(self.group.experiment, path, self.folder / "validation/start", problems, "answer")
+        return Path(path), {"start": solved}
 
     def _choose_checkpoint(self) -> tuple[Path, dict[str, float]]:
         """The checkpoint that solves most validation problems, the earliest of equals; the others are deleted.
