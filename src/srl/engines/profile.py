@@ -35,7 +35,7 @@ from srl.data.folder import COLUMNS, rows_file
 from srl.engines.asking import append, ask_all, goes_on, read_journal
 from srl.engines.endpoint import REQUEST_SECONDS, Endpoint, PromptTooLong
 from srl.engines.engines import EngineName, engine_name, load_engine, weights_digest
-from srl.engines.protocols import Reply
+from srl.engines.protocols import PROMPT_TOO_LONG, Reply
 from srl.errors import UserError
 from srl.files import Row, RowWriter, locked, read_rows, write_text
 from srl.records import Message
@@ -46,7 +46,6 @@ from srl.runs.progress import Progress
 from srl.runs.recipe import Reward
 
 RECORD, SAMPLES, PROFILE = "profile.json", "samples.jsonl", "profile.jsonl"
-TOO_LONG = "prompt too long"
 
 
 class NothingKept(UserError):
@@ -320,7 +319,7 @@ def _judged(judge: Judge, row: dict[str, Any], completions: list[Any] | None, bo
     """The line of one row in profile.jsonl."""
     name: dict[str, Any] = {key: row[key] for key in ("trajectory_id", "step_index") if key in row}
     if completions is None:
-        return {**name, "rewards": None, "mean": None, "std": None, "malformed": None, "left_out": TOO_LONG}
+        return {**name, "rewards": None, "mean": None, "std": None, "malformed": None, "left_out": PROMPT_TOO_LONG}
     rewards, malformed = judge(row, [text for text, _ in completions], [cut for _, cut in completions])
     earned = [value for value in rewards if value is not None]
     mean, std = statistics.fmean(earned), statistics.pstdev(earned)

@@ -28,6 +28,9 @@ from srl.runs.recipe import ChatOptions
 
 ProtocolName = Literal["answer", "stepwise"]
 
+PROMPT_TOO_LONG = "prompt too long"
+"""Why a prompt was not answered, where that is no error."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manner:

@@ -33,9 +33,9 @@ from srl.chat.prompts import SEPARATOR
 from srl.data.formats import mini_swe_agent
 from srl.data.formats.thoughts import split_thought
 from srl.data.steps import Context, step_instances
-from srl.engines.protocols import Reply
+from srl.engines.protocols import PROMPT_TOO_LONG, Reply
 from srl.evaluation.swe.instances import Instance
-from srl.evaluation.swe.protocols import CHARACTERS_PER_TOKEN, PROMPT_TOO_LONG, prompt_tokens
+from srl.evaluation.swe.protocols import CHARACTERS_PER_TOKEN, prompt_tokens
 from srl.evaluation.swe.repository import Repository, source_tree
 from srl.evaluation.swe.shell import Shell, ShellEnded, open_shell
 from srl.files import Row

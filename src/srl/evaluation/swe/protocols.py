@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from srl.engines.protocols import Reply
+from srl.engines.protocols import PROMPT_TOO_LONG, Reply
 from srl.evaluation.swe.edits import NotApplicable, apply_edits, parse_edits, unified_diff
 from srl.evaluation.swe.repository import Repository
 from srl.records import Message
@@ -18,7 +18,6 @@ from srl.records import Message
 SweProtocolName = Literal["oracle", "end-to-end", "agent", "predictions"]
 """`predictions`: patches that came from elsewhere."""
 
-PROMPT_TOO_LONG = "prompt too long"
 CHARACTERS_PER_TOKEN = 3
 """Code has 3 to 4: prompts are measured before any tokenizer sees them, and are rather too short than too long."""
 MOST_FILES = 5
