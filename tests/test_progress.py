@@ -5,7 +5,7 @@ import time
 from datetime import timedelta
 
 from srl.runs import progress
-from srl.runs.progress import Progress
+from srl.runs.progress import Progress, shown_while
 
 
 class Terminal(io.StringIO):
@@ -16,6 +16,7 @@ class Terminal(io.StringIO):
 def test_in_a_pipe_lines_come_now_and_then_and_at_the_end(monkeypatch):
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(Progress, "_last_of_any", 0.0)
     out = io.StringIO()
     with Progress("training", 40, stream=out) as shown:
         for step in range(1, 41):
@@ -44,6 +45,7 @@ def test_the_eta_follows_the_recent_speed(monkeypatch):
 
 def test_while_nothing_happens_the_last_line_comes_again_and_the_eta_shrinks(monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_OF_SILENCE", 0.0)
+    monkeypatch.setattr(Progress, "_last_of_any", 0.0)
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     out = io.StringIO()
@@ -80,3 +82,21 @@ def test_work_without_a_known_end_is_counted():
         shown.update(12_345, "kept 12,000")
         assert shown.remaining is None
     assert out.getvalue() == "read 12,345  kept 12,000\n"
+
+
+def test_short_pieces_of_work_one_after_another_are_not_silent(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(Progress, "_last_of_any", 0.0)
+    out = io.StringIO()
+    for what in ("loading libraries", "loading the model", "preparing"):
+        shown = Progress(what, None, stream=out)
+        now += 6.0
+        shown.still_at_it()
+    assert out.getvalue() == "loading the model  (6 s)\n"
+
+
+def test_under_torchrun_the_first_process_shows_it(monkeypatch):
+    assert isinstance(shown_while("preparing"), Progress)
+    monkeypatch.setenv("RANK", "1")
+    assert not isinstance(shown_while("preparing"), Progress)

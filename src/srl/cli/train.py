@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from srl.runs.progress import shown_while
 from srl.runs.recipe import Recipe
 
 
@@ -33,9 +34,10 @@ class Train:
 
             train_with_verl(self.recipe, self.verl_python, resume=self.resume, overwrite=self.overwrite)
             return
-        from accelerate import PartialState
+        with shown_while("loading libraries"):
+            from accelerate import PartialState
 
-        from srl.training.train import train
+            from srl.training.train import train
 
         train(self.recipe, resume=self.resume, overwrite=self.overwrite)
         # Python may end before gloo's threads do, which aborts a process that has done all its work. They end with

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from srl.runs.progress import shown_while
 from srl.runs.recipe import Recipe
 from srl.runs.warm_up import WarmUpOptions
 
@@ -25,7 +26,8 @@ class WarmUp:
 
     def run(self) -> None:
         """Warm up."""
-        from srl.training.warm_up import warm_up
+        with shown_while("loading libraries"):
+            from srl.training.warm_up import warm_up
 
         run = self.recipe.output_dir
         warm_up(self.recipe, self.out or run.with_name(f"{run.name}-warm-up"), self.options, overwrite=self.overwrite)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from threading import Event, Thread
-from typing import TextIO
+from typing import ClassVar, TextIO
 from weakref import ReferenceType, ref
 
 from rich.console import Console
@@ -30,6 +32,9 @@ class Progress:
     the last line comes again, with the time since, while nothing is updated.
     """
 
+    _last_of_any: ClassVar[float] = time.monotonic()
+    """When a line was printed last: several short pieces of work, one after another, are not silent either."""
+
     def __init__(self, what: str, total: float | None, done: float = 0, stream: TextIO | None = None) -> None:
         self.what, self.total, self.done = what, total, done
         self.stream = stream or sys.stdout
@@ -43,7 +48,8 @@ class Progress:
         if self.stream.isatty():
             text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1))
             columns = (_fixed("{task.fields[what]}"), BarColumn(16), _fixed("{task.fields[count]}"), _Eta(self), text)
-            self._bar = Bar(*columns, console=Console(file=self.stream), expand=True)
+            console = Console(file=self.stream)
+            self._bar = Bar(*columns, console=console, expand=True, transient=self.total is None)
             self._bar.start()
             self._bar.add_task("", total=self.total, completed=int(self.done), what=self.what, count=self._count)
         else:
@@ -70,7 +76,7 @@ class Progress:
 
     def still_at_it(self) -> None:
         """Say so, if nothing else has been said for a while."""
-        if self._is_quiet_for(SECONDS_OF_SILENCE):
+        if time.monotonic() - Progress._last_of_any >= SECONDS_OF_SILENCE:
             self._print(f"{self._state}  ({time.monotonic() - self._last_update:.0f} s)")
 
     def line(self, text: str) -> None:
@@ -95,7 +101,9 @@ class Progress:
 
     @property
     def _count(self) -> str:
-        return f"{self.done:,.0f}" if self.total is None else f"{self.done:,.0f}/{self.total:,.0f}"
+        if self.total is None:
+            return f"{self.done:,.0f}" if self.done else ""
+        return f"{self.done:,.0f}/{self.total:,.0f}"
 
     def _is_quiet_for(self, seconds: float) -> bool:
         return time.monotonic() - self._last_line >= seconds
@@ -104,11 +112,16 @@ class Progress:
     def _state(self) -> str:
         remaining = self.remaining
         eta = "" if remaining is None or self.done == self.total else f"  {remaining} left"
-        return f"{self.what} {self._count}  {self._text}".rstrip() + eta
+        return f"{f'{self.what} {self._count}'.rstrip()}  {self._text}".rstrip() + eta
 
     def _print(self, text: str) -> None:
-        self._last_line = time.monotonic()
+        self._last_line = Progress._last_of_any = time.monotonic()
         print(text, file=self.stream, flush=True)
+
+
+def shown_while(what: str) -> AbstractContextManager[object]:
+    """Show what is going on while nothing can be counted; under torchrun the first process does."""
+    return Progress(what, None) if os.environ.get("RANK", "0") == "0" else nullcontext()
 
 
 def _break_silence(shown: ReferenceType[Progress], ended: Event) -> None:

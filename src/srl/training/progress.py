@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -24,11 +23,6 @@ SHOWN_OF_SFT = {
     "eval_loss": "held-out loss {:.3f}",
 }
 """The few of TRL's and our metrics that are shown while waiting. (GRPO's loss says nothing: it starts at 0.)"""
-
-
-def preparing(*, is_main: bool) -> AbstractContextManager[object]:
-    """Show that a trainer is being built, which takes its time with a large model: its first passes are tried."""
-    return Progress("preparing", 1) if is_main else nullcontext()
 
 
 class RunProgress(TrainerCallback):

@@ -26,6 +26,7 @@ from srl.rewards import reward_functions
 from srl.runs.checkpoints import tokens_at
 from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.model import max_positions
+from srl.runs.progress import shown_while
 from srl.runs.recipe import Recipe
 from srl.training.asked import system_prompt, trained_prompts
 from srl.training.attend import attended, check_launch
@@ -36,7 +37,6 @@ from srl.training.disk import check_disk
 from srl.training.options import fit_to_data, trainer_config, trainer_options
 from srl.training.policy import load_policy, lora, save_model
 from srl.training.preflight import Preflight
-from srl.training.progress import preparing
 from srl.training.rows import load_parts
 from srl.training.signals import stopping_at_signals
 from srl.training.trainer import SRLTrainer
@@ -59,7 +59,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     run = RunFolder(recipe.output_dir)
     recipe = dated(recipe, run if resume else None)
     chat = load_chat(model_path, **recipe.chat.model_dump())
-    train_rows, eval_rows = load_parts(recipe, chat, max_positions(model_path))
+    with shown_while("loading the rows"):
+        train_rows, eval_rows = load_parts(recipe, chat, max_positions(model_path))
     if recipe.validation.eval_steps and not eval_rows and processes.is_main_process:
         print(f"{recipe.data.path}: no held-out problems; the model will be the last one, not the best")
     asked, recipe = recipe, fit_to_data(recipe, len(train_rows), processes.num_processes)
@@ -68,7 +69,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
     options = trainer_options(recipe, processes.num_processes, has_validation=bool(eval_rows))
     config = trainer_config(recipe, options)
 
-    model = load_policy(recipe, model_path, chat)
+    with shown_while("loading the model"):
+        model = load_policy(recipe, model_path, chat)
     check_disk(recipe, model, is_main=processes.is_main_process)
 
     with attended(recipe, processes, resume=resume, overwrite=overwrite) as run:
@@ -79,7 +81,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         checkpoint = run.last_checkpoint
         if checkpoint:
             config.eval_on_start = False
-        with preparing(is_main=processes.is_main_process):
+        with shown_while("preparing"):  # a trainer tries its first passes
             trainer = build_trainer(recipe, config, model, chat, train_rows, eval_rows)
         if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
             trainer._total_train_tokens = tokens_at(checkpoint)

@@ -30,7 +30,7 @@ from srl.errors import UserError
 from srl.files import check_output_folder, clear_folder, write_jsonl, write_text
 from srl.runs.folder import RunFolder, resolve_model
 from srl.runs.model import max_positions
-from srl.runs.progress import Progress
+from srl.runs.progress import Progress, shown_while
 from srl.runs.recipe import Checkpoints, Data, Optim, Recipe, Reward, Sft, Validation, recipe_toml
 from srl.runs.warm_up import WarmUpOptions
 from srl.training.preflight import Seen, begun, fault_of
@@ -62,7 +62,8 @@ def warm_up(recipe: Recipe, out: Path, options: WarmUpOptions, *, overwrite: boo
     stepwise = recipe.model_copy(update={"stage": "srl", "reward": Reward()})
     path = resolve_model(recipe.model.model_name_or_path)
     chat = load_chat(path, **recipe.chat.model_dump())
-    rows = load_rows(stepwise, "train", chat, max_positions(path))
+    with shown_while("loading the rows"):
+        rows = load_rows(stepwise, "train", chat, max_positions(path))
     if not rows:
         raise UserError(f"{recipe.data.path}: no rows to train on")
     order = random.Random(recipe.seed).sample(range(len(rows)), len(rows))
@@ -121,7 +122,9 @@ def _is_enough(seen: Seen, options: WarmUpOptions) -> bool:
 
 
 def _engine(path: str, recipe: Recipe) -> TransformersEngine:
-    return TransformersEngine(path, recipe.rollout.max_completion_length, load_chat(path, **recipe.chat.model_dump()))
+    chat = load_chat(path, **recipe.chat.model_dump())
+    with shown_while("loading the model"):
+        return TransformersEngine(path, recipe.rollout.max_completion_length, chat)
 
 
 def _check(engine: TransformersEngine, rows: Dataset, recipe: Recipe, options: WarmUpOptions, number: int) -> Seen:
