@@ -68,6 +68,35 @@ def test_the_students_of_all_bases_learn_the_same_forms(run, tmp_path):
     assert forms == [{steps: 800 * 6, whole: 1600, rest: 1600}] * 2
 
 
+def test_a_base_off_the_line_lacks_one_thing_only(run, tmp_path):
+    rows = {}
+    for name in ("right-50", "right-50-skill-20", "right-50-format-20"):
+        run.make_bases.write_student_data(tmp_path / name, run.BASES[name], seed=1)
+        rows[name] = [row.value for row in read_rows(tmp_path / name / "train.steps.jsonl")]
+    whole, unskilled, unformed = rows.values()
+    assert [row["prompt"] for row in unformed] == [row["prompt"] for row in whole]
+    for ours, theirs in zip(whole, unformed, strict=True):
+        if theirs["thought"] is None:
+            assert theirs["expert_action"] == f"{ours['thought']}\n{ours['expert_action']}"
+        else:
+            assert theirs == ours
+    single = [row for row in unformed if row["prompt"][0]["content"] != "Solve"]
+    assert sum(row["thought"] is not None for row in single) / len(single) == pytest.approx(0.2, abs=0.02)
+    assert [row["trajectory_id"] for row in unskilled] == [row["trajectory_id"] for row in whole]
+
+    def below_zero(rows):
+        facts = re.findall(r"(\d)-(\d)=\D?(\d)", json.dumps([[row["thought"], row["expert_action"]] for row in rows]))
+        return [(int(c) - int(a) + int(b)) % 5 == 0 for a, b, c in facts if a < b], facts
+
+    (right, facts), (mostly_wrong, _) = below_zero(whole), below_zero(unskilled)
+    assert all(right)
+    assert len(right) > 1000
+    assert sum(mostly_wrong) / len(mostly_wrong) == pytest.approx(0.2, abs=0.03)
+    others = [(int(c) - int(a) + int(b)) % 5 == 0 for a, b, c in below_zero(unskilled)[1] if a >= b]
+    assert all(others)
+    assert len(facts) > len(right)
+
+
 def test_the_picture_and_the_table_take_what_has_ended(run, tmp_path):
     def arm(title, mean):
         column = {"mean": mean, "interval": [mean / 2, mean * 1.5]}

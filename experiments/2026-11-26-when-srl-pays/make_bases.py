@@ -3,15 +3,18 @@
     python experiments/2026-11-26-when-srl-pays/make_bases.py runs/when-srl-pays/bases   # a core minute each
 
 All start from `tiny-base` and are trained on as many solutions in the same three forms: single steps, whole solutions,
-and the rest of a solution after some of its steps. Only the order of the operations differs: which one the student of
-the data takes next. None of the problems is one that `srl experiment` asks.
+and the rest of a solution after some of its steps. One thing differs at a time: which operation the student of the
+data takes next, for the bases on the map's line; off it, how often differences below zero come out right, or how often
+a single step is in the format. None of the problems is one that `srl experiment` asks.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +25,7 @@ from srl.files import write_jsonl
 from srl.records import StepInstance, Trajectory
 from srl.runs.recipe import Recipe, read_recipe
 from srl.study.domain import distinct_problems
-from srl.study.tiny import bad_habit, expert_choice, solve, thinking_aloud
+from srl.study.tiny import bad_habit, expert_choice, reduce_at, solve, terms, thinking_aloud
 from srl.training.train import train
 
 BATCH, OPERATIONS, LEARNING_RATE = 16, 5, 1e-3
@@ -43,6 +46,10 @@ class Plan(NamedTuple):
     """How often it takes the expert's."""
     haste: float
     """Otherwise: how often the last one, else any."""
+    borrows: float = 1.0
+    """How often a difference below zero comes out right; else the smaller number is taken from the larger."""
+    formed: float = 1.0
+    """How often a single step has its thought between the marks; else it stands before the step without them."""
 
 
 BASES = {
@@ -52,14 +59,40 @@ BASES = {
     "right-35": Plan(0.35, 0.0),
     "right-50": Plan(0.5, 0.0),
     "right-65": Plan(0.65, 0.0),
+    "right-50-skill-20": Plan(0.5, 0.0, borrows=0.2),
+    "right-50-format-20": Plan(0.5, 0.0, formed=0.2),
 }
 """last-75 is the habit of `tiny-base`; any is that of the bases which were dropped for `paper-tiny`."""
+
+OFF_THE_LINE = [name for name, plan in BASES.items() if plan.borrows < 1 or plan.formed < 1]
+"""Bases that differ from `right-50` in something else than the order of operations."""
 
 
 def choice(rng: random.Random, plan: Plan) -> Callable[[str], int]:
     """Which operation the student takes next."""
     habit = bad_habit(rng, plan.haste)
     return lambda left: expert_choice(left) if rng.random() < plan.right else habit(left)
+
+
+def calculation(rng: random.Random, plan: Plan) -> Callable[[str, int], tuple[str, str]]:
+    """How the student carries out an operation."""
+
+    def carry_out(expression: str, place: int) -> tuple[str, str]:
+        fact, rest = reduce_at(expression, place)
+        a, b, _ = map(int, re.findall(r"\d", fact))
+        if f"-{b}=" not in fact or a >= b or rng.random() < plan.borrows:
+            return fact, rest
+        there = terms(rest)
+        before = max(index for index in range(place) if there[index] != "__")
+        there[before] = f"{there[before][:-1]}{b - a}"
+        return f"{fact[:-1]}{b - a}", "".join(there)
+
+    return carry_out
+
+
+def unformed(instance: StepInstance) -> StepInstance:
+    """The same step with its thought before it, without the marks."""
+    return replace(instance, thought=None, expert_action=f"{instance.thought}\n{instance.expert_action}")
 
 
 def rest_aloud(trajectory: Trajectory, n_before: int) -> StepInstance:
@@ -77,13 +110,18 @@ def write_student_data(path: Path, plan: Plan, seed: int) -> None:
     asked = {next(fresh) for _ in range(ASKED)}
     rng = random.Random(f"base {seed}")
     problems = distinct_problems(rng, OPERATIONS, asked)
-    choose = choice(rng, plan)
+    choose, careless = choice(rng, plan), random.Random(f"careless {seed}")
+    carry_out = calculation(careless, plan)
     n_all = N_STEPWISE + N_WHOLE + N_CONTINUED
-    solved = [solve(next(problems), choose, thoughts=True) for _ in range(n_all)]
+    solved = [solve(next(problems), choose, carry_out, thoughts=True) for _ in range(n_all)]
     steps = [[*step_instances(t, targets="all", system_prompt="")] for t in solved[:N_STEPWISE]]
     whole = [thinking_aloud(t, SOLVE) for t in solved[N_STEPWISE : N_STEPWISE + N_WHOLE]]
     rest = [rest_aloud(t, rng.randrange(1, len(t.steps))) for t in solved[N_STEPWISE + N_WHOLE :]]
-    single = [instance for trajectory in steps for instance in trajectory]
+    single = [
+        instance if careless.random() < plan.formed else unformed(instance)
+        for trajectory in steps
+        for instance in trajectory
+    ]
     blocks = [rows[start : start + BATCH] for rows in (single, whole, rest) for start in range(0, len(rows), BATCH)]
     rng.shuffle(blocks)
     path.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from make_bases import BASES, OPERATIONS, SOLVE, make_base
+from make_bases import BASES, OFF_THE_LINE, OPERATIONS, SOLVE, make_base
 
 from srl.engines.protocols import Manner
 from srl.evaluation.config import EvaluationOptions
@@ -124,7 +124,7 @@ def collect(names: list[str], experiments: dict[str, Experiment], out: Path) -> 
 
 def table(bases: dict[str, Any]) -> str:
     """A row per arm, a column per base: test problems solved, in percent with intervals and number of seeds; CPU s."""
-    order = sorted(bases, key=lambda name: bases[name]["pass_at_8"]["mean"])
+    order = sorted(bases, key=lambda name: (name in OFF_THE_LINE, bases[name]["pass_at_8"]["mean"]))
     heads = [f"{name}, pass@8 {percent(bases[name]['pass_at_8']['mean'])}" for name in order]
     titles = {key: arm["title"] for name in order for key, arm in bases[name]["arms"].items()}
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
@@ -140,10 +140,10 @@ def table(bases: dict[str, Any]) -> str:
 
 
 def differences(bases: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each comparison from each base, and over those that have both arms: a problem's score is then the mean over them.
+    """Each comparison from each base, and over those on the line: a problem's score is then the mean over them.
 
-    As many seeds as all of them have. A seed has the same training problems on all bases, so that a resample over
-    bases draws seeds and problems for all at once.
+    As many seeds as all bases with both arms have. A seed has the same training problems on all bases, so that a
+    resample over bases draws seeds and problems for all at once.
     """
     planned = [(one["better"], one["than"]) for one in next(iter(bases.values()))["comparisons"]]
     found = []
@@ -153,7 +153,8 @@ def differences(bases: dict[str, Any]) -> list[dict[str, Any]]:
             scores = {name: [of[than]["scores"][column], of[better]["scores"][column]] for name, of in arms.items()}
             n_seeds = min(len(seeds) for pair in scores.values() for seeds in pair)
             pairs = {name: [seeds[:n_seeds] for seeds in pair] for name, pair in scores.items()}
-            pairs["mean"] = [mean_of([pair[side] for pair in pairs.values()]) for side in (0, 1)]
+            if on_line := [pair for name, pair in pairs.items() if name not in OFF_THE_LINE]:
+                pairs["mean"] = [mean_of([pair[side] for pair in on_line]) for side in (0, 1)]
             estimates = {name: difference_over_seeds(*pair) for name, pair in pairs.items()}
             cells = {
                 name: {"difference": one.value, "interval": [one.low, one.high]} for name, one in estimates.items()
@@ -197,7 +198,8 @@ def draw(bases: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    ordered = sorted(bases.values(), key=lambda base: base["pass_at_8"]["mean"])
+    on_line = [base for name, base in bases.items() if name not in OFF_THE_LINE]
+    ordered = sorted(on_line, key=lambda base: base["pass_at_8"]["mean"])
     arms = {key: arm["title"] for base in ordered for key, arm in base["arms"].items() if not key.endswith(SECONDS)}
     for place, (key, title) in enumerate(arms.items()):
         there = [base for base in ordered if key in base["arms"]]

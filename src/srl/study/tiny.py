@@ -98,8 +98,14 @@ def careless(rng: random.Random, share: float) -> Callable[[str], int]:
     return choose
 
 
-def solve(problem: str, choose: Callable[[str], int] = expert_choice, *, thoughts: bool = False) -> Trajectory:
-    r"""The trajectory of who chooses so, by default the expert; with what the student would think, if wanted.
+def solve(
+    problem: str,
+    choose: Callable[[str], int] = expert_choice,
+    carry_out: Callable[[str, int], tuple[str, str]] = reduce_at,
+    *,
+    thoughts: bool = False,
+) -> Trajectory:
+    r"""The trajectory of who chooses and calculates so, by default the expert; with the student's thoughts, if wanted.
 
     >>> for step in solve("2+3*4", thoughts=True).steps: print(step.thought, repr(step.action))
     +3*4=+2 '1. **Multiply**\n2+2__, so far 2'
@@ -111,7 +117,7 @@ def solve(problem: str, choose: Callable[[str], int] = expert_choice, *, thought
     while operations(expression):
         place = choose(expression)
         title = f"{len(steps) + 1}. **{OPERATIONS[terms(expression)[place][0]]}**"
-        fact, expression = reduce_at(expression, place)
+        fact, expression = carry_out(expression, place)
         results += fact[-1]
         steps.append(Step(f"{title}\n{expression}, so far {results}", title, thought=fact if thoughts else None))
     title = f"{len(steps) + 1}. **Answer**"
