@@ -45,9 +45,10 @@ def test_seeds_come_one_after_another_and_each_is_a_whole_map(run, tmp_path):
     )
 
 
-def test_all_arms_have_as_many_tokens(run, tmp_path):
-    (experiment,) = run.experiments_of(["any"], tmp_path, "map.toml").values()
-    sampled = {"step-rft": 190_000, "rft": 210_000}
+@pytest.mark.parametrize("file", ["map.toml", "lower.toml"])
+def test_all_arms_have_as_many_tokens(file, run, tmp_path):
+    (experiment,) = run.experiments_of(["any"], tmp_path, file).values()
+    sampled = {"step-rft": 190_000, "rft": 210_000, "step-rft-lower": 190_000, "rft-lower": 210_000}
     for name, arm in experiment.arms.items():
         spent = [experiment.stages[stage].changes["optim"]["max_num_tokens"] for stage in arm.stages]
         assert sum(spent) + sampled.get(name, 0) == (600_000 if arm.stages else 0)

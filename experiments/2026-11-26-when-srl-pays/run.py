@@ -4,13 +4,13 @@
 
 Makes the bases (make_bases.py), asks each for eight samples of 300 problems (its pass@8), and runs the arms of map.toml
 from each: one seed of all bases after another, and within a seed arm after arm, so that what there is when it is
-interrupted is a map already. After it seconds.toml: cheap arms with as much time as the others. The same command goes
-on. Writes results.json, table.md and map.svg from what has ended.
+interrupted is a map already. After it seconds.toml, cheap arms with as much time as the others, and lower.toml, SFT
+at a lower rate. The same command goes on. Writes results.json, table.md and map.svg from what has ended.
 
 OUT/bases/NAME/        run folders of the bases
 OUT/pass-at-8/NAME/    `srl evaluate` of each
 OUT/NAME/              an experiment folder each, as `srl experiment` leaves it
-OUT/NAME-seconds/      the same of seconds.toml
+OUT/NAME-seconds/      the same of seconds.toml, OUT/NAME-lower/ of lower.toml
 """
 
 from __future__ import annotations
@@ -43,12 +43,18 @@ from srl.study.schedule import open_experiment, run_jobs
 from srl.study.tiny import solve
 
 HERE = Path(__file__).parent
-SECONDS = "-seconds"
-AT_EQUAL_SECONDS = (
+FURTHER = {"-seconds": "seconds.toml", "-lower": "lower.toml"}
+"""Experiments beside the map: what the names of their folders and arms end with."""
+
+FURTHER_COMPARISONS = (
     ("srl-seconds", "rlvr"),
     ("srl-seconds", "srl-rlvr"),
     ("srl-seconds", "step-rft"),
     ("rft-seconds", "rlvr"),
+    ("srl", "step-rft-lower"),
+    ("srl-rlvr", "step-rft-lower"),
+    ("rlvr", "step-rft-lower"),
+    ("rlvr", "rft-lower"),
 )
 """Better or not? With the others as they are in the map."""
 SAMPLES, PROFILED = 8, 300
@@ -117,8 +123,9 @@ def collect(names: list[str], experiments: dict[str, Experiment], out: Path) -> 
             "pass_at_8": {"mean": solved.value, "interval": [solved.low, solved.high]},
             **{key: write_experiment_results(experiments[name], out / name)[key] for key in ("arms", "comparisons")},
         }
-        longer = write_experiment_results(experiments[name + SECONDS], out / (name + SECONDS))["arms"]
-        bases[name]["arms"] |= {key: arm for key, arm in longer.items() if key.endswith(SECONDS)}
+        for suffix in FURTHER:
+            arms = write_experiment_results(experiments[name + suffix], out / (name + suffix))["arms"]
+            bases[name]["arms"] |= {key: arm for key, arm in arms.items() if key.endswith(suffix)}
     return bases
 
 
@@ -147,7 +154,7 @@ def differences(bases: dict[str, Any]) -> list[dict[str, Any]]:
     """
     planned = [(one["better"], one["than"]) for one in next(iter(bases.values()))["comparisons"]]
     found = []
-    for better, than in (*planned, *AT_EQUAL_SECONDS):
+    for better, than in (*planned, *FURTHER_COMPARISONS):
         arms = {name: base["arms"] for name, base in bases.items() if {better, than} <= base["arms"].keys()}
         for column in ("greedy", "stepwise") if arms else ():
             scores = {name: [of[than]["scores"][column], of[better]["scores"][column]] for name, of in arms.items()}
@@ -200,7 +207,7 @@ def draw(bases: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     on_line = [base for name, base in bases.items() if name not in OFF_THE_LINE]
     ordered = sorted(on_line, key=lambda base: base["pass_at_8"]["mean"])
-    arms = {key: arm["title"] for base in ordered for key, arm in base["arms"].items() if not key.endswith(SECONDS)}
+    arms = {key: arm["title"] for base in ordered for key, arm in base["arms"].items() if not key.endswith((*FURTHER,))}
     for place, (key, title) in enumerate(arms.items()):
         there = [base for base in ordered if key in base["arms"]]
         # Side by side, so that intervals can be told apart.
@@ -242,14 +249,15 @@ def main() -> None:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(given.jobs, mp_context=spawn) as pool:
             list(pool.map(prepare_base, given.bases, [out] * len(given.bases)))
-    maps = experiments_of(given.bases, out, "map.toml")
-    longer = experiments_of(given.bases, out, "seconds.toml", SECONDS)
-    for name, experiment in (maps | longer).items():
-        open_experiment(experiment, out / name)
-    if not given.collect:
-        for experiments in (maps, longer):
-            run_jobs(plan(experiments, out, given.seeds), given.jobs)
-    bases = collect(given.bases, maps | longer, out)
+    experiments: dict[str, Experiment] = {}
+    for suffix, file in {"": "map.toml", **FURTHER}.items():
+        of_one_kind = experiments_of(given.bases, out, file, suffix)
+        for name, experiment in of_one_kind.items():
+            open_experiment(experiment, out / name)
+        if not given.collect:
+            run_jobs(plan(of_one_kind, out, given.seeds), given.jobs)
+        experiments |= of_one_kind
+    bases = collect(given.bases, experiments, out)
     compared = differences(bases)
     tables = table(bases) + "\n" + table_of_differences(bases, compared)
     write_text(out / "results.json", laid_out({"bases": bases, "differences": compared}, depth=4) + "\n")
