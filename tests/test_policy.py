@@ -55,6 +55,8 @@ def test_an_adapter_of_untied_embeddings_is_not(model, tmp_path):
     config.tie_word_embeddings = False
     untied = AutoModelForCausalLM.from_config(config)
     assert lora(recipe(tmp_path, use_peft=True, lora_target_modules="embed_tokens"), untied) is not None
+    with pytest.raises(UserError, match="TRL trains no adapter of lm_head"):
+        lora(recipe(tmp_path, use_peft=True, lora_target_modules="lm_head,q_proj"), untied)
 
 
 def test_an_adapter_folder_is_no_model(tmp_path):

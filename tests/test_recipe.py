@@ -157,6 +157,38 @@ def test_what_srl_leaves_to_others_is_named_with_the_way(trl, message):
         trainer_options(open_recipe(prompts=4).model_copy(update={"trl": trl}), 1, has_validation=False)
 
 
+@pytest.mark.parametrize(
+    ("trl", "message"),
+    [
+        ({"loss_type": "nope"}, "loss_type = 'nope': expected one of 'grpo', "),
+        ({"scale_rewards": "nope"}, "scale_rewards = 'nope'"),
+        ({"importance_sampling_level": "nope"}, "importance_sampling_level = 'nope'"),
+        ({"multi_objective_aggregation": "nope"}, "multi_objective_aggregation = 'nope'"),
+        ({"top_k": -5}, "top_k = -5: expected a number from 0 on"),
+        ({"reward_weights": [1.0, 0.5]}, "[trl] reward_weights: expected 1, one for each reward function, found 2"),
+    ],
+)
+def test_what_trl_refuses_late_is_refused_before_anything_is_written(trl, message, tmp_path):
+    from srl.training.options import trainer_config, trainer_options
+
+    recipe = open_recipe(prompts=4).model_copy(update={"trl": trl, "output_dir": tmp_path / "run"})
+    with pytest.raises(UserError, match=re.escape(message)):
+        trainer_config(recipe, trainer_options(recipe, 1, has_validation=False))
+
+
+def test_what_trl_refuses_in_a_trainer_is_one_line():
+    from srl.training.options import refusals_of_trl
+
+    recipe = open_recipe(prompts=4)
+    with (
+        pytest.raises(UserError, match="TRL refuses these options: it is not so"),
+        refusals_of_trl(recipe.model_copy(update={"trl": {"beta": 0.1}})),
+    ):
+        raise ValueError("it is\nnot so")
+    with pytest.raises(ValueError, match="our own"), refusals_of_trl(recipe.model_copy(update={"trl": {}})):
+        raise ValueError("our own")
+
+
 def test_quantized_weights_are_refused_by_name():
     text = recipe_toml(open_recipe(prompts=4)).replace("[model]\n", "[model]\nload_in_4bit = true\n")
     with pytest.raises(UserError, match=r"`load_in_4bit`: quantized weights \(QLoRA\) are not supported"):

@@ -15,6 +15,15 @@ from srl.shared_prefix.trainer import SharedPrefixConfig
 warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing(_kwargs)?` is deprecated", FutureWarning)
 
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "loss_type": ("grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"),
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
+"""TRL's, of options that it looks at only in a trainer that is built, or at the first loss."""
+
+
 def usual_oversampling() -> float:
     """On a GPU a sampling round takes about as long whatever its size; on a CPU, as long as it is large."""
     return 1.5 if torch.accelerator.is_available() else 1.0
@@ -63,6 +72,11 @@ class SRLConfig(SharedPrefixConfig):
             self.max_oversampling = usual_oversampling()
         if not 1 <= self.max_oversampling < math.inf:
             raise UserError(f"max_oversampling: expected a number from 1 on, found {self.max_oversampling}")
+        for name, choices in CHOICES.items():
+            if (found := getattr(self, name)) not in choices:
+                raise UserError(f"{name} = {found!r}: expected one of {', '.join(map(repr, choices))}")
+        if self.top_k < 0:
+            raise UserError(f"top_k = {self.top_k}: expected a number from 0 on; 0 keeps all tokens")
         local_rows = self.per_device_train_batch_size * self.steps_per_generation
         if local_rows % self.num_generations:
             raise UserError(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.utils import is_liger_kernel_available
 from trl import SFTConfig
 
 from srl.errors import UserError
+from srl.rewards import reward_functions
 from srl.runs.recipe import Optim, Recipe, Rollout, refuse_quantized
 from srl.runs.toml import suggest
 from srl.training.config import SRLConfig, usual_oversampling
@@ -123,6 +127,11 @@ def trainer_config(recipe: Recipe, options: dict[str, Any]) -> SFTConfig | SRLCo
         made = config(**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"[trl] {config.__name__} refuses these options: {' '.join(str(error).split())}") from None
+    n_weights = len(getattr(made, "reward_weights", None) or ())
+    if n_weights and n_weights != (n_rewards := len(reward_functions(recipe))):
+        raise UserError(f"[trl] reward_weights: expected {n_rewards}, one for each reward function, found {n_weights}")
+    if made.use_liger_kernel and not is_liger_kernel_available():
+        raise UserError("[trl] use_liger_kernel: liger-kernel is not installed here; pip install it, or leave it out")
     installed = {"none", *get_available_reporting_integrations()}
     for name in made.report_to:
         if name not in INTEGRATION_TO_CALLBACK and name not in installed:
@@ -130,6 +139,21 @@ def trainer_config(recipe: Recipe, options: dict[str, Any]) -> SFTConfig | SRLCo
         if name not in installed:
             raise UserError(f"[trl] report_to: `{name}` is not installed here; pip install it, or leave it out")
     return made
+
+
+@contextmanager
+def refusals_of_trl(recipe: Recipe) -> Iterator[None]:
+    """While a trainer is built: TRL looks at some options only then.
+
+    Raises:
+        UserError: TRL refuses an option of [trl], or misses a package for it.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        if not recipe.trl:
+            raise
+        raise UserError(f"[trl] TRL refuses these options: {' '.join(str(error).split())}") from error
 
 
 BATCH = "`rollout.prompts_per_step` (sft: `sft.rows_per_step`) and `optim.per_device_train_batch_size`"

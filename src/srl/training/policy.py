@@ -74,6 +74,8 @@ def _check_modules(model: Any, wanted: list[str]) -> None:
             f"model.lora_target_modules: this model has one matrix for {' and '.join(sorted(tied))}, so an adapter of "
             f"{' and '.join(shared)} cannot be merged into it; leave it out"
         )
+    if "lm_head" in wanted:  # TRL computes losses from the head's own weight, past an adapter
+        raise UserError("model.lora_target_modules: TRL trains no adapter of lm_head; leave it out")
 
 
 def save_model(recipe: Recipe, trainer: Trainer, model_path: str, chat: Chat, processes: PartialState) -> Path:

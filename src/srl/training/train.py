@@ -34,7 +34,7 @@ from srl.training.callbacks import run_callbacks
 from srl.training.checkpoints import reading
 from srl.training.config import SRLConfig
 from srl.training.disk import check_disk
-from srl.training.options import fit_to_data, trainer_config, trainer_options
+from srl.training.options import fit_to_data, refusals_of_trl, trainer_config, trainer_options
 from srl.training.policy import load_policy, lora, save_model
 from srl.training.preflight import Preflight
 from srl.training.rows import load_parts
@@ -71,6 +71,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
 
     with shown_while("loading the model"):
         model = load_policy(recipe, model_path, chat)
+    lora(recipe, model)  # refused here, before the run folder is opened
     check_disk(recipe, model, is_main=processes.is_main_process)
 
     with attended(recipe, processes, resume=resume, overwrite=overwrite) as run:
@@ -81,7 +82,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> P
         checkpoint = run.last_checkpoint
         if checkpoint:
             config.eval_on_start = False
-        with shown_while("preparing"):  # a trainer tries its first passes
+        with shown_while("preparing"), refusals_of_trl(recipe):  # a trainer tries its first passes
             trainer = build_trainer(recipe, config, model, chat, train_rows, eval_rows)
         if checkpoint and isinstance(trainer, SFTTrainer):  # TRL counts from 0; SRLTrainer's count is saved
             trainer._total_train_tokens = tokens_at(checkpoint)
