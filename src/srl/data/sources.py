@@ -33,7 +33,7 @@ from srl.data.formats import (
     toolbench,
     verl,
 )
-from srl.data.formats.columns import Columns
+from srl.data.formats.columns import Columns, has, no_field
 from srl.data.formats.cutting import Scheme, schemes_that_cut
 from srl.data.formats.solutions import NumberedSolutions
 from srl.data.formats.written import Annotations, Written, as_trajectory
@@ -250,6 +250,9 @@ class _Reader:
     def _unknown(self, row: Row) -> UserError:
         if not isinstance(row.value, dict):
             return UserError(f"{row.where}: expected a JSON object, found {type(row.value).__name__}")
+        for name in (self.source.columns.problem, self.source.columns.solution):
+            if name and not has(row.value, name):
+                return no_field(row, name)
         names = ", ".join(candidate.NAME for candidate in self.formats)
         return UserError(
             f"{row.where}: no known format ({names}), found the fields {_fields(row):.300}; "
