@@ -34,7 +34,10 @@ _THOUGHTS = ("reasoning", "thinking", "thought")
 _CALLS = ("tool_call", "tool_use", "tool-call", "function_call", "toolCall")
 _CONTENTS = ("text", "value", "content", "thinking", "reasoning", "refusal")
 
-_OBSERVATION = re.compile(r"\s*(?:OBSERVATION|Observation|EXECUTION RESULT of \[[^\]\n]*\]):[ \t]*\n?")
+_OBSERVATION = re.compile(
+    r"\s*(?:\*\*)?(?:(?i:observation)(?:[ \t]+[0-9]{1,3})?|EXECUTION RESULT of \[[^\]\n]*\])"
+    r"(?:[ \t]*:\*\*|(?:\*\*)?[ \t]*:)[ \t]*\n?"
+)
 _CALL_END = "</tool_call>"
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
 
