@@ -251,6 +251,7 @@ def test_what_is_read_is_shown_as_it_is_written():
     [
         *[None, "", "  ", "proof", "Proof.", r"\text{proof}", "notfound", "Not found", "None", "n/a", "null"],
         *["#### proof", float("nan"), True, [], r"\boxed{}", r"\boxed{proof}"],
+        *["No answer", "see solution", "See the solution."],
     ],
 )
 def test_what_is_no_known_answer(value):
