@@ -146,6 +146,22 @@ KINDS = {
         (r"\boxed{\[ 7 \]}", "$7$", True),
         (r"\boxed{\$5 and \$7}", "5, 7", True),
     ],
+    "as tables write it": [
+        (r"\boxed{\frac{15}{4}}", "3 3/4", True),
+        (r"\boxed{-\frac{15}{4}}", "-3 3/4", True),
+        (r"\boxed{3 3/4}", "3.75 cups", True),
+        (r"\boxed{\frac{33}{4}}", "3 3/4", False),
+        (r"\boxed{\frac{9}{4}}", "3 3/4", False),
+        (r"\boxed{22}", "22 (dollars)", True),
+        (r"\boxed{22}", r"22 \text{(square feet)}", True),
+        (r"\boxed{2}", "2 (mod 7)", False),
+        (r"\boxed{2}", "2 (x)", False),
+        (r"\boxed{22}", "= 22", True),
+        (r"\boxed{= 22}", "22", True),
+        (r"\boxed{12345}", r"12\;345", True),
+        (r"\boxed{\emptyset}", r"\varnothing", True),
+        (r"\boxed{\varnothing}", r"0", False),
+    ],
     "all sorts": [
         (r"\boxed{1\,000}", "1000", True),
         (r"\boxed{1 000}", "1,000", True),
@@ -235,6 +251,7 @@ def test_what_is_read_is_shown_as_it_is_written():
     [
         *[None, "", "  ", "proof", "Proof.", r"\text{proof}", "notfound", "Not found", "None", "n/a", "null"],
         *["#### proof", float("nan"), True, [], r"\boxed{}", r"\boxed{proof}"],
+        *["No answer", "see solution", "See the solution."],
     ],
 )
 def test_what_is_no_known_answer(value):

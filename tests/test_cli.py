@@ -1,16 +1,26 @@
 """The command line as a user meets it: help, versions, wrong words, and what reads without training."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from command_line import assert_one_line, srl
 
 import srl as package
+from srl.cli import READER_GONE
 
 
 def test_version():
     assert srl("--version").stdout == f"srl {package.__version__}\n"
     assert f"(srl {package.__version__})" in " ".join(srl("--help").stdout.split())
+
+
+def test_output_that_nobody_reads_ends_a_command_quietly():
+    command = [sys.executable, "-m", "srl.cli", "--version"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", READER_GONE)
 
 
 BAD_RECIPES = {

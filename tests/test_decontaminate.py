@@ -55,6 +55,41 @@ def test_a_short_problem_is_found_inside_others(tmp_path, problem, found):
     assert bool(BenchmarkProblems([tmp_path / "b.jsonl"]).match(problem)) is found
 
 
+NOTATION = r"Base 3: $\frac{1}{2}(x^2)$?"
+
+
+@pytest.mark.parametrize(
+    ("problem", "found"),
+    [
+        (r"Base 3: \(\frac{1}{2}(x^2)\)?", True),
+        (r"Base 3: \[ \dfrac12 \left( x^{2} \right) \] ", True),
+        (r"base 3: \tfrac{1}{2}(x^2):", True),
+        (r"Base 3: $\frac{1}{2}(x^2)$ in 31?", False),
+        (r"Base 3: $\frac{1}{2}(-x^2)$?", False),
+        (r"Base 3: $\frac{1}{2}(x^{21})$?", False),
+    ],
+)
+def test_the_notation_of_a_formula_hides_nothing(tmp_path, problem, found):
+    write_jsonl(tmp_path / "b.jsonl", [{"problem": NOTATION}])
+    assert bool(BenchmarkProblems([tmp_path / "b.jsonl"]).match(problem)) is found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"Find $\frac{1}{23}$.", r"Find $\frac{12}{3}$."),
+        ("Find 5!", "Find 5"),
+        (r"Is $a \leftarrow b$?", r"Is $a arrow b$?"),
+        ("Find -3.", "Find 3."),
+    ],
+)
+def test_what_is_normalised_merges_no_two_problems(tmp_path, one, other):
+    write_jsonl(tmp_path / "b.jsonl", [{"problem": one}])
+    benchmarks = BenchmarkProblems([tmp_path / "b.jsonl"])
+    assert benchmarks.match(one) is not None
+    assert benchmarks.match(other) is None
+
+
 @pytest.mark.parametrize("problem", ["What is 3 - 4?", "What is 3 + 5?", "Every morning Aya goes for a run.", "", "?"])
 def test_another_problem_is_not(benchmarks, problem):
     assert benchmarks.match(problem) is None

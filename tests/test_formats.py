@@ -1,9 +1,13 @@
 """Which format a file is of; tool calls, thoughts and verdicts in any shape."""
 
+import json
+
 import pytest
 from format_files import FORMAT_OF, ORDER, REAL, REAL_FORMAT_OF, SAMPLES, rows, whole
 
 from srl.data.formats import messages, openhands, process_rewards, prompt_completion, react, swe_smith, turns
+from srl.data.formats.columns import Columns
+from srl.data.formats.solutions import NumberedSolutions
 from srl.errors import Unusable, UserError
 from srl.files import Row
 from srl.records import Step
@@ -83,6 +87,44 @@ def test_prompt_and_completion_of_a_run_and_of_one_answer():
     assert readers(prompt=[user], completion=[agent], reward=0.0) == [messages]
     assert readers(prompt="u", completion="a", reward=0.0) == [messages]
     assert messages.read(Row("w", {"prompt": "u", "completion": "a", "reward": 0.0}), "t").verified is False
+
+
+ASKED = [{"role": "user", "content": "u"}]
+ANSWERED = [{"role": "assistant", "content": "a"}]
+RUN = [*ANSWERED, {"role": "tool", "content": "seen"}, *ANSWERED]
+TOOLS = {"info": json.dumps({"oai_tools": [{"name": "ls"}]})}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": ASKED, "completion": ANSWERED},
+        {"prompt": ASKED, "completion": RUN, "reward": 1.0, **TOOLS},
+        {"prompt": ASKED, "completion": RUN, "reward": 1.0, "tool_defs": json.dumps([{"name": "ls"}])},
+        {"prompt": ASKED, "completion": ANSWERED, "reward": 1.0, "tool_defs": "[]"},
+        {"prompt": ASKED, "reward_model": {"ground_truth": "4"}},
+        {"prompt": ASKED, "response": "1. **A**: x.\n2. **B**: y."},
+    ],
+)
+def test_chats_as_json_text_read_as_those_in_lists(row):
+    as_text = {name: json.dumps(value) if name in ("prompt", "completion") else value for name, value in row.items()}
+    readers = [*ORDER, NumberedSolutions(Columns())]
+    plain, written = (next(reader for reader in readers if reader.recognise(each)) for each in (row, as_text))
+    assert plain is written
+    assert plain.read(Row("w", row), "t") == written.read(Row("w", as_text), "t")
+
+
+def test_the_tools_of_a_rollout_make_it_a_run():
+    rollout = {"prompt": "u", "completion": ANSWERED, "reward": 1.0}
+    assert messages.read(Row("w", {**rollout, **TOOLS}), "t").instructions == '{"name": "ls"}'
+    assert not hasattr(messages.read(Row("w", {**rollout, "tool_defs": "[]"}), "t"), "environment")
+
+
+@pytest.mark.parametrize("prompt", ["[1, 2, 3]", "[a] or [b]?", '[{"from": "Rome", "to": "Bonn"}]', "[[", "[]"])
+def test_text_that_only_begins_as_a_list_stays_text(prompt):
+    row = Row("w", {"prompt": prompt, "completion": prompt})
+    instance = prompt_completion.read(row, "t")
+    assert (instance.prompt[0]["content"], instance.expert_action) == (prompt, prompt)
 
 
 def test_a_preference_row_is_no_completion_and_a_chat_about_bash_no_agent():
@@ -182,5 +224,5 @@ def test_one_plain_answer_in_numbered_steps_is_a_written_solution():
     assert [step.action for step in trajectory.steps] == ["We see.\n\n1. **Add**: 4", "2. **Double**: 8"]
     assert trajectory.conclusion == "Answer: 8"
     assert not trajectory.in_environment
-    with_tools = whole(messages.read(Row("x", {**row, "tools": "[]"}), "x"))
+    with_tools = whole(messages.read(Row("x", {**row, "tools": '["ls"]'}), "x"))
     assert [step.action for step in with_tools.steps] == [answer]

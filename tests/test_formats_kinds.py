@@ -91,7 +91,11 @@ def test_a_thought_that_is_kept_twice_is_one(tmp_path, twice):
     assert trajectory.steps[0].thought.count("I look.") == 1
 
 
-@pytest.mark.parametrize("label", ["OBSERVATION:\n", "Observation: ", "EXECUTION RESULT of [ls]:\n", ""])
+LABELS = ("OBSERVATION:\n", "Observation: ", "EXECUTION RESULT of [ls]:\n", "")
+REACT_LABELS = ("Observation 1: ", "**Observation:** ", "**Observation 12**:\n", "observation: ")
+
+
+@pytest.mark.parametrize("label", [*LABELS, *REACT_LABELS])
 def test_the_word_that_announces_an_observation_is_left_out(tmp_path, label):
     turns = [user("List."), calling("ls"), {"role": "tool", "content": f"{label}a\nObservation: b"}, said("Two.")]
     (trajectory,) = read(tmp_path, {"messages": turns})

@@ -102,7 +102,9 @@ def test_real_tool_use_conversations():
             assert step.action == text.rpartition("</think>")[2].strip()
         assert step.thought.startswith(message["content"][0]["value"].strip("\n"))
     assert sum("\n{" in step.action for step in steps if step.action.startswith('{"name"')) == 12
-    assert sum('"function"' in trajectory.instructions for trajectory in trajectories) == 48  # two have no tools
+    assert (
+        sum('"function"' in (trajectory.instructions or "") for trajectory in trajectories) == 48
+    )  # two have no tools
 
 
 def test_real_prm800k():

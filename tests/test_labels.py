@@ -1,6 +1,7 @@
 """What says whether an expert is right: columns of any name in any format, named columns, and files beside the runs."""
 
 import json
+import re
 
 import pytest
 
@@ -136,8 +137,30 @@ def test_columns_may_lie_inside_objects(tmp_path):
     with pytest.raises(UserError, match="1 × wrong final answer"):
         report_of(tmp_path, row, columns=columns)
     assert report_of(tmp_path, row, columns=Columns("q", "by.model.text")).kept == 1
-    with pytest.raises(UserError, match="found the fields `q`, `by`, `meta`"):
+    with pytest.raises(UserError, match=r"no field `by\.model\.txt`; it has `by\.model\.text`"):
         report_of(tmp_path, row, columns=Columns("q", "by.model.txt"))
+
+
+NESTED = {"question": "2+2?", "m": {"proof": "1. **Add**: 4.\n\n2. **Say**: four."}}
+
+
+@pytest.mark.parametrize("empty", [None, {"proof": None}])
+def test_a_column_inside_null_is_null(tmp_path, empty):
+    report = report_of(tmp_path, NESTED, {"question": "3+3?", "m": empty}, columns=Columns("question", "m.proof"))
+    assert (report.kept, report.dropped) == (1, {"empty solution": 1})
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (Columns("question", "m.prof"), "no field `m.prof`; it has `m.proof`"),
+        (Columns("quest", "m.proof"), "no field `quest`; it has `question`, `m`"),
+        (Columns("question", "m.proof.x"), "no field `m.proof.x`; it has `m.proof`"),
+    ],
+)
+def test_a_named_column_that_a_row_lacks_is_named(tmp_path, columns, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        report_of(tmp_path, NESTED, columns=columns)
 
 
 def test_problems_kept_elsewhere_win_over_a_wrapped_copy(tmp_path):

@@ -9,6 +9,7 @@ GIVENS = [
     f"We know:\n\n1. Cats: 7.\n\n2. Dogs: 5.\n\n3. Both: 2.\n\n{PROSE}\n\nAnswer: 10",
     f"Given:\n1. **Cats**: 7\n2. **Dogs**: 5\n\n---\n\n{PROSE}\n\n**Final Answer**\n\n10",
     f"The cases are:\n\n1) one cat\n2) two cats\n\n## Solution\n\n{PROSE}\n\nThe final answer is 10.",
+    f"We are given:\n\n**1.** Cats: 7.\n\n**2.** Dogs: 5.\n\n**3)** Both: 2.\n\n{PROSE}\n\nAnswer: 10",
     f"Conditions:\n\n1. x > 1\n2. y > 2\n\n{PROSE}",
 ]
 

@@ -117,6 +117,26 @@ def test_problems_are_joined_by_id(tmp_path):
     assert (report.kept, report.answers_checked) == (1, 1)
 
 
+def test_an_id_means_one_problem(tmp_path):
+    write_jsonl(tmp_path / "s.jsonl", [{"id": 7.0, "answer": solution(2)}])  # as pandas writes 7
+    rows = [{"id": 7, "problem": "1+1?"}, {"id": 7, "problem": "1+1?"}, {"id": 7, "problem": "3-1?"}]
+    source = Source(tmp_path / "s.jsonl", columns=Columns("problem", "answer"), problems=tmp_path / "p.jsonl")
+    write_jsonl(tmp_path / "p.jsonl", rows[:2])
+    assert prepare(source, None, ALL).kept == 1
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(UserError, match=r"p\.jsonl:3: id '7' stands at \S+p\.jsonl:1 too, with other fields"):
+        prepare(source, None, ALL)
+
+
+def test_known_answers_of_prompts_are_counted(tmp_path):
+    prompt = {"prompt": [{"role": "user", "content": "2+2?"}]}
+    verl = [{**prompt, "data_source": "d", "reward_model": {"ground_truth": answer}} for answer in ("4", None)]
+    write_jsonl(tmp_path / "p.jsonl", [{**prompt, "answer": "4"}, *verl])
+    report = prepare(Source(tmp_path / "p.jsonl"), tmp_path / "out", ALL)
+    written = [row["answer"] for row in rows_of(tmp_path / "out/train.problems.jsonl")]
+    assert report.answers_checked == sum(answer is not None for answer in written) > 0
+
+
 def test_validation_and_train_share_no_problem(tmp_path):
     rows = [{"problem": f"problem {i % 50}", "solution": solution(1, n=2 + i // 50)} for i in range(100)]
     write_jsonl(tmp_path / "s.jsonl", rows)

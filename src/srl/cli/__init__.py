@@ -5,9 +5,11 @@ Heavy imports (torch, trl) stand inside the commands that need them, so that `--
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import tyro
 from pydantic import ValidationError
@@ -64,14 +66,39 @@ WITH_RECIPE: dict[tuple[str, ...], type] = {
 """Commands whose flags override the values of the recipe that follows them."""
 
 
+READER_GONE = 141
+"""The exit code where nobody reads on (`srl steps … | head`), as shells give it after SIGPIPE."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `srl`. A `UserError` is one line on standard error and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments == ["--version"]:
-        print(f"srl {__version__}")
-        return
     try:
-        run_command(arguments)
+        _main(sys.argv[1:] if arguments is None else arguments)
+    except BrokenPipeError:
+        closed = [stream for stream in (sys.stdout, sys.stderr) if stream and _reader_is_gone(stream)]
+        if not closed:  # another pipe
+            raise
+        for stream in closed:  # what is still in its buffer goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(READER_GONE)
+
+
+def _reader_is_gone(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+def _main(arguments: list[str]) -> None:
+    try:
+        try:
+            if arguments == ["--version"]:
+                print(f"srl {__version__}")
+            else:
+                run_command(arguments)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # here rather than when Python ends, which would complain
     except UserError as error:
         print(f"srl: {error}", file=sys.stderr)
         sys.exit(2)

@@ -26,6 +26,12 @@ SHORTEST_INSIDE = 12
 
 PROBLEM_FIELDS = ("problem", "question", "Question", "Problem", "problem_statement", "prompt")
 
+_DRESS = re.compile(r"\$|(?<!\\)\\[()\[\]]|\\(?:left|right)(?![a-z])")
+_SMALL_FRACTION = re.compile(r"\\[dt]frac(?![a-z])")
+_GROUP_OF_ONE = re.compile(r"(?<!\\)\{([^{}\\])\}")
+"""`x^{2}`. Of longer groups the braces say something: `\\frac{1}{23}` is not `\\frac{12}{3}`."""
+_END = ".?:"  # no "!": it may be a factorial
+
 _words = re.compile(r"\w+").findall
 
 
@@ -52,9 +58,10 @@ class BenchmarkProblems:
 
     def match(self, problem: str) -> str | None:
         """Of which benchmark problem this one is a copy, and how that was found; None: of none."""
-        if place := self._exact.get(normalised(problem)):
+        text = normalised(problem)
+        if place := self._exact.get(text.rstrip(_END)):
             return f"same text as {place}"
-        if place := self._inside(normalised(problem)):
+        if place := self._inside(text):
             return f"holds the text of {place}"
         shared = Counter(i for gram in _ngrams(problem) for i in self._index.get(gram, ()))
         for i, count in shared.most_common():
@@ -74,7 +81,7 @@ class BenchmarkProblems:
 
     def _add(self, problem: str, place: str) -> None:
         text = normalised(problem)
-        self._exact.setdefault(text, place)
+        self._exact.setdefault(text.rstrip(_END), place)
         grams = _ngrams(problem)
         if not grams and len(text) >= SHORTEST_INSIDE:
             self._short.setdefault(text, place)
@@ -85,8 +92,14 @@ class BenchmarkProblems:
 
 
 def normalised(text: str) -> str:
-    """A text without case, white space, typographic variants and the dollar signs around formulas."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().replace("$", " ").split())
+    r"""A text without case, white space, typographic variants, and the ways to write one formula in TeX.
+
+    >>> normalised(r"Is \(\dfrac{1}{2}\) \left(x^{2}\right)?"), normalised(r"is $\frac12(x^2)$?")
+    ('is\\frac12(x^2)?', 'is\\frac12(x^2)?')
+    """
+    text = _DRESS.sub(" ", unicodedata.normalize("NFKC", text).casefold())
+    text = "".join(_SMALL_FRACTION.sub(r"\\frac", text).split())
+    return _GROUP_OF_ONE.sub(r"\1", text)
 
 
 def _goes_on(pair: str) -> bool:

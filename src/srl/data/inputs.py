@@ -153,12 +153,14 @@ def problems_by_id(path: Path) -> dict[str, Row]:
     """The rows of a file of problems by their ids.
 
     Raises:
-        UserError: an unreadable file, or a row without id.
+        UserError: an unreadable file, a row without id, or two that differ with one id.
     """
     problems: dict[str, Row] = {}
     for row in read_rows(path):
         name = name_of(row.value)
         if name is None:
             raise UserError(f"{row.where}: no field `id` to join problems by")
-        problems[name] = row
+        before = problems.setdefault(name, row)
+        if before.value != row.value:
+            raise UserError(f"{row.where}: id {name!r} stands at {before.where} too, with other fields")
     return problems

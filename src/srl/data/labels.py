@@ -85,7 +85,18 @@ def read_labels(path: Path) -> Labels:
 
 def name_of(row: Mapping[str, Any]) -> str | None:
     """The id of a row."""
-    return next((str(row[name]) for name in IDS if isinstance(row.get(name), str | int)), None)
+    return next((text for name in IDS if (text := id_text(row.get(name))) is not None), None)
+
+
+def id_text(value: Any) -> str | None:
+    """An id as text, None if it is none; pandas writes the whole numbers of a column with gaps as 7.0.
+
+    >>> id_text(7), id_text(7.0), id_text("7"), id_text(7.5)
+    ('7', '7', '7', None)
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if isinstance(value, str | int) else None
 
 
 def _resolved(value: dict[str, Any]) -> list[Any] | None:

@@ -142,6 +142,7 @@ class _Writer:
             if isinstance(item, StepInstance):
                 self._instance(split, item)
             else:
+                self.report.answers_checked += item.answer is not None
                 self._row(f"{split}.problems", as_row(item))
         self.report.kept += not isinstance(item, Dropped)
 

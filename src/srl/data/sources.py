@@ -33,12 +33,12 @@ from srl.data.formats import (
     toolbench,
     verl,
 )
-from srl.data.formats.columns import Columns
+from srl.data.formats.columns import Columns, has, no_field
 from srl.data.formats.cutting import Scheme, schemes_that_cut
 from srl.data.formats.solutions import NumberedSolutions
 from srl.data.formats.written import Annotations, Written, as_trajectory
 from srl.data.inputs import HubSource, documents, inputs, problems_by_id
-from srl.data.labels import IDS, Labels, name_of, read_labels
+from srl.data.labels import IDS, Labels, id_text, name_of, read_labels
 from srl.data.overrides import Overrides
 from srl.errors import Unusable, UserError
 from srl.files import Row
@@ -250,6 +250,9 @@ class _Reader:
     def _unknown(self, row: Row) -> UserError:
         if not isinstance(row.value, dict):
             return UserError(f"{row.where}: expected a JSON object, found {type(row.value).__name__}")
+        for name in (self.source.columns.problem, self.source.columns.solution):
+            if name and not has(row.value, name):
+                return no_field(row, name)
         names = ", ".join(candidate.NAME for candidate in self.formats)
         return UserError(
             f"{row.where}: no known format ({names}), found the fields {_fields(row):.300}; "
@@ -316,8 +319,8 @@ def _fields(row: Row) -> str:
 def _id(row: Row, name: str, index: int) -> str:
     value = row.value if isinstance(row.value, dict) else {}
     for key in ("id", *IDS):
-        if isinstance(value.get(key), str | int):
-            return str(value[key])
+        if (text := id_text(value.get(key))) is not None:
+            return text
     return f"{Path(name).name.split('.')[0]}-{index}"
 
 

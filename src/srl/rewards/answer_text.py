@@ -21,7 +21,10 @@ WORDS_OF_AN_ANSWER = 6
 """A sentence has more."""
 
 UNKNOWN = frozenset(
-    ["", "proof", "notfound", "not found", "none", "null", "nan", "n/a", "unknown", "unavailable", "-", "?"]
+    [
+        *("", "proof", "notfound", "not found", "none", "null", "nan", "n/a", "unknown", "unavailable", "-", "?"),
+        *("no answer", "not available", "not provided", "see solution", "see the solution", "see explanation"),
+    ]
 )
 """What data sets write where they have no answer to compare with."""
 

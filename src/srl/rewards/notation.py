@@ -26,8 +26,10 @@ _SCRIPT = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+|[₀₁₂₃₄�
 _FRACTION = re.compile(r"[¼½¾⅐-⅞]")
 _ROOT_OF = re.compile(r"(\\sqrt(?:\[[34]\])?)\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))")  # `√12` is the root of 12
 
-_GROUPED = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?:(?:\\,|\\!|,\\!|\{,\}|\\ |~| )\d{3})+)(?![\d,]|\.\d*,)")
+_GROUPED = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?:(?:\\[,;:!]|,\\!|\{,\}|\\ |~| )\d{3})+)(?![\d,]|\.\d*,)")
 """Thousands set apart as only they are. A plain comma is left to math-verify: it may part two answers."""
+_MIXED = re.compile(r"^([-+]?\d+)\s+(?=[1-9])(\d{1,2})/(\d{1,3})(?=$|\s+[A-Za-z\\])")
+_UNIT_IN_BRACKETS = re.compile(r"(?<=[\d}])\s+\(\s*([A-Za-z]{3,}(?: [A-Za-z]+)*)\s*\)$")
 
 FORMULA = re.compile(r"\$\$.+?\$\$|(?<!\\)\$[^$\n]+(?<!\\)\$(?!\d)|\\\(.+?\\\)|\\\[.+?\\\]", re.S)
 """With its delimiters. `$5 and $7` is none."""
@@ -71,8 +73,8 @@ def plain(answer: str) -> str:
     >>> [plain(text) for text in ("½", "2√3", "2**(1/4)", r"\$1,250", "36°", "22 km/h", "Mia")]
     ['\\frac{1}{2}', '2\\sqrt{3}', '2^{1/4}', '1250', '36', '22', '\\text{Mia}']
     """
-    text = _as_programs_write(_unicode(without_delimiters(answer)))
-    text = _thousands(text)
+    text = _as_programs_write(_unicode(without_delimiters(answer).removeprefix("=").lstrip()))
+    text = _thousands(_MIXED.sub(r"\1\\frac{\2}{\3}", text.replace(r"\varnothing", r"\emptyset ")))
     if (value := quantity(text)) is not None:
         return value.strip()
     text = re.sub(r"(?<![\^_\\{])\{?\^\s*\{?\\circ\s*\}?$", "", text)
@@ -91,7 +93,7 @@ def quantity(text: str) -> str | None:
     if is_money:  # its commas part thousands
         without_currency = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", without_currency)
     flat = re.sub(r"\\(?:[,;:! ])|~", " ", _TEXT.sub(r" \1 ", without_currency)).strip().rstrip(".")
-    flat = re.sub(r"\s+(?=\^)", "", flat)
+    flat = _UNIT_IN_BRACKETS.sub(r" \1", re.sub(r"\s+(?=\^)", "", flat))
     found = _QUANTITY.fullmatch(flat)
     if not found or not (found["degree"] or found["unit"] or is_money):
         return None

@@ -40,7 +40,7 @@ class Columns:
 
 
 def value_at(row: Mapping[str, Any], name: str) -> Any:
-    """What a row holds under a name, or along a path of names.
+    """What a row holds under a name, or along a path of names; of a null object everything is null.
 
     Raises:
         KeyError: nothing.
@@ -49,6 +49,8 @@ def value_at(row: Mapping[str, Any], name: str) -> Any:
         return row[name]
     value: Any = row
     for key in name.split("."):
+        if value is None:
+            return None
         value = parse(value) if isinstance(value, str) else value  # an object written as text
         if not isinstance(value, dict):
             raise KeyError(name)
@@ -98,8 +100,19 @@ def _found(row: Row, name: str) -> Any:
     try:
         return value_at(row.value, name)
     except KeyError:
-        names = ", ".join(f"`{each}`" for each in row.value) or "none"
-        raise UserError(f"{row.where}: no field `{name}`; it has {names:.300}") from None
+        raise no_field(row, name) from None
+
+
+def no_field(row: Row, name: str) -> UserError:
+    """The error of a row that lacks a named column, with the fields that are where it is looked for."""
+    fields, place = row.value, ""
+    for key in name.split(".")[:-1]:
+        inner = parse(fields[key]) if isinstance(fields.get(key), str) else fields.get(key)
+        if not isinstance(inner, dict):
+            break
+        fields, place = inner, f"{place}{key}."
+    names = ", ".join(f"`{place}{each}`" for each in fields) or "none"
+    return UserError(f"{row.where}: no field `{name}`; it has {names:.300}")
 
 
 def answer_of(row: Mapping[str, Any], solution: str | None = None) -> str | None:

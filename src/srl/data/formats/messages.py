@@ -26,6 +26,7 @@ from srl.data.formats.responses import is_items, item_turns
 from srl.data.formats.turns import (
     Act,
     Turn,
+    as_chat,
     converse,
     is_messages,
     joined,
@@ -73,7 +74,7 @@ def is_unanswered(turns: list[Any]) -> bool:
 
 def is_rollout(row: dict[str, Any]) -> bool:
     """Whether `prompt` and `completion` are a run in an environment rather than one answer to be learned."""
-    prompt, completion = row.get("prompt"), row.get("completion")
+    prompt, completion = as_chat(row.get("prompt")), as_chat(row.get("completion"))
     if not (isinstance(prompt, str) or is_messages(prompt)):
         return False
     if isinstance(completion, list) and is_messages(completion):
@@ -134,7 +135,7 @@ def messages_of(row: Row) -> list[Any]:
         if columns:
             value = next(filter(is_messages, columns), columns[0])
         elif "prompt" in value and "completion" in value:
-            prompt, completion = value["prompt"], value["completion"]
+            prompt, completion = as_chat(value["prompt"]), as_chat(value["completion"])
             prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             completion = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
             value = [*items(prompt, "prompt", row.where), *items(completion, "completion", row.where)]

@@ -129,7 +129,7 @@ def cut_steps(solution: str) -> Cut:
     readable = masked(text)
     headings = _choose(_numbered_lines(readable))
     family = max(heading.family for heading in headings)  # the plainest, if they differ
-    trailer = _trailer_start(readable, headings, is_list=_NAMES[family].startswith("1."))
+    trailer = _trailer_start(readable, headings, is_list=_is_list(readable, headings, _NAMES[family]))
     starts = [0, *(heading.start for heading in headings[1:]), trailer]
     steps = [_step(text, heading, *span) for heading, span in zip(headings, pairwise(starts), strict=True)]
     _check_share(readable, headings, trailer)
@@ -186,6 +186,13 @@ def _check_inner_lists(lines: list[_Line], headings: list[_Line]) -> None:
             expected = line.number + 1
         else:
             raise NotNumbered("numbers not 1..k", f"a stray {_NAMES[line.family]!r} line {line.number}")
+
+
+def _is_list(masked: str, headings: list[_Line], family: str) -> bool:
+    """Whether steps are the items of a list; bold numbers without a title are too: `**1.** Red pens`."""
+    if family != "**1. Title**":
+        return family.startswith("1.")
+    return all(_is_bare(masked[line.start + line.number_width : line.end]) for line in headings)
 
 
 def _trailer_start(masked: str, headings: list[_Line], *, is_list: bool) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from srl.data.formats.fields import items, mapping
 from srl.data.formats.labels import verdict
 from srl.data.formats.messages import is_rollout
-from srl.data.formats.turns import is_messages, prompt_messages, read_turn, said_or_called
+from srl.data.formats.turns import as_chat, is_messages, prompt_messages, read_turn, said_or_called
 from srl.errors import Unusable, UserError
 from srl.files import Row
 from srl.records import StepInstance
@@ -26,7 +26,8 @@ def recognise(value: Any) -> str | None:
     """Whether a row has a prompt and one completion of it."""
     if not isinstance(value, dict) or is_rollout(value):
         return None
-    if all(isinstance(value.get(name), str) or is_messages(value.get(name)) for name in ("prompt", "completion")):
+    columns = [as_chat(value.get(name)) for name in ("prompt", "completion")]
+    if all(isinstance(column, str) or is_messages(column) for column in columns):
         return "`prompt` and `completion`"
     return None
 
@@ -39,8 +40,8 @@ def read(row: Row, trajectory_id: str) -> StepInstance:
         Unusable: an empty prompt or completion.
     """
     value = mapping(row.value, "row", row.where)
-    prompt = prompt_messages(value.get("prompt"), row.where)
-    completion = value.get("completion")
+    prompt = prompt_messages(as_chat(value.get("prompt")), row.where)
+    completion = as_chat(value.get("completion"))
     if isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
     completion = items(completion, "completion", row.where)

@@ -14,7 +14,7 @@ from typing import Any
 from srl.data.formats.columns import Columns, answer_column, answer_of, has, is_bare, text_at, value_at
 from srl.data.formats.labels import verdict
 from srl.data.formats.thoughts import split_thought, untagged
-from srl.data.formats.turns import is_messages, joined, read_turn
+from srl.data.formats.turns import as_chat, is_messages, joined, read_turn
 from srl.data.formats.written import Written
 from srl.errors import UserError
 from srl.files import Row
@@ -106,7 +106,7 @@ class NumberedSolutions:
 
 
 def _problem(row: Row, name: str) -> str:
-    value = value_at(row.value, name)
+    value = as_chat(value_at(row.value, name))
     if is_messages(value):  # the turns before the expert's
         turns = [read_turn(message, row.where) for message in value]
         value = joined(turn.text for turn in turns if turn.role == "user")

@@ -34,7 +34,10 @@ _THOUGHTS = ("reasoning", "thinking", "thought")
 _CALLS = ("tool_call", "tool_use", "tool-call", "function_call", "toolCall")
 _CONTENTS = ("text", "value", "content", "thinking", "reasoning", "refusal")
 
-_OBSERVATION = re.compile(r"\s*(?:OBSERVATION|Observation|EXECUTION RESULT of \[[^\]\n]*\]):[ \t]*\n?")
+_OBSERVATION = re.compile(
+    r"\s*(?:\*\*)?(?:(?i:observation)(?:[ \t]+[0-9]{1,3})?|EXECUTION RESULT of \[[^\]\n]*\])"
+    r"(?:[ \t]*:\*\*|(?:\*\*)?[ \t]*:)[ \t]*\n?"
+)
 _CALL_END = "</tool_call>"
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
 
@@ -74,6 +77,19 @@ def is_messages(value: Any) -> bool:
         and bool(value)
         and all(isinstance(turn, dict) and isinstance(turn.get("role") or turn.get("from"), str) for turn in value[:3])
     )
+
+
+def as_chat(said: Any) -> Any:
+    """A prompt or a completion, which tables may hold as a JSON text of messages; any other text stays as it is."""
+    turns = parse(said) if isinstance(said, str) and said.lstrip()[:1] == "[" else None
+    return turns if isinstance(turns, list) and turns and all(map(_is_message, turns)) else said
+
+
+def _is_message(turn: Any) -> bool:
+    """Rather than data with such names: `[{"from": "Rome", "to": "Bonn"}]`."""
+    name = (turn.get("role") or turn.get("from")) if isinstance(turn, dict) else None
+    has_content = any(key in turn for key in ("content", "value", "tool_calls")) if name else False
+    return has_content and isinstance(name, str) and name.lower() in _ROLES
 
 
 def read_turn(message: Any, where: str) -> Turn:
@@ -183,9 +199,10 @@ def stretches(turns: Iterable[Turn]) -> Iterator[Turn]:
 def tools_of(row: Mapping[str, Any]) -> Any:
     """The tools that a row lists, wherever data sets keep them; None if it lists none."""
     for place in (row, row.get("info"), row.get("metadata")):
+        place = parse(place) if isinstance(place, str) else place
         if isinstance(place, dict):
-            for name in ("tools", "oai_tools", "functions", "available_tools"):
-                if place.get(name):
+            for name in ("tools", "oai_tools", "tool_defs", "functions", "available_tools"):
+                if place.get(name) and place[name] not in ("[]", "null"):
                     return place[name]
     return None
 

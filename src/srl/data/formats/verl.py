@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from srl.data.formats.fields import first_text, mapping, submapping
-from srl.data.formats.turns import as_json, is_messages, prompt_messages
+from srl.data.formats.turns import as_chat, as_json, is_messages, prompt_messages
 from srl.errors import Unusable
 from srl.files import Row
 from srl.records import Problem
@@ -21,9 +21,9 @@ NAME = "verl"
 
 def recognise(value: Any) -> str | None:
     """Whether a row has a prompt of messages and a `reward_model`."""
-    if isinstance(value, dict) and is_messages(value.get("prompt")) and isinstance(value.get("reward_model"), dict):
-        return "`prompt` with `reward_model`"
-    return None
+    if not isinstance(value, dict) or not isinstance(value.get("reward_model"), dict):
+        return None
+    return "`prompt` with `reward_model`" if is_messages(as_chat(value.get("prompt"))) else None
 
 
 def read(row: Row, trajectory_id: str) -> Problem:
@@ -34,7 +34,7 @@ def read(row: Row, trajectory_id: str) -> Problem:
         Unusable: an empty prompt.
     """
     value = mapping(row.value, "row", row.where)
-    prompt = prompt_messages(value.get("prompt"), row.where)
+    prompt = prompt_messages(as_chat(value.get("prompt")), row.where)
     if not any(message["content"].strip() for message in prompt):
         raise Unusable("no problem")
     truth = mapping(value.get("reward_model"), "reward_model", row.where).get("ground_truth")
