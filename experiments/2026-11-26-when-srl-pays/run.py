@@ -55,6 +55,7 @@ FURTHER_COMPARISONS = (
     ("srl-rlvr", "step-rft-lower"),
     ("rlvr", "step-rft-lower"),
     ("rlvr", "rft-lower"),
+    ("srl-seconds", "step-rft-lower"),
 )
 """Better or not? With the others as they are in the map."""
 SAMPLES, PROFILED = 8, 300
@@ -207,7 +208,9 @@ def draw(bases: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     on_line = [base for name, base in bases.items() if name not in OFF_THE_LINE]
     ordered = sorted(on_line, key=lambda base: base["pass_at_8"]["mean"])
-    arms = {key: arm["title"] for base in ordered for key, arm in base["arms"].items() if not key.endswith((*FURTHER,))}
+    arms = {key: arm["title"] for base in ordered for key, arm in base["arms"].items() if not key.endswith("-seconds")}
+    for key in [key for key in arms if f"{key}-lower" in arms]:  # one of two rates, the better
+        del arms[key]
     for place, (key, title) in enumerate(arms.items()):
         there = [base for base in ordered if key in base["arms"]]
         # Side by side, so that intervals can be told apart.
