@@ -22,16 +22,17 @@ Scheme = Literal["numbered", "lines", "paragraphs", "sentences"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 _ENDS: dict[Scheme, re.Pattern[str]] = {
-    "lines": re.compile(r"\r?\n"),
-    "paragraphs": re.compile(r"\r?\n[ \t\r]*\n"),
+    "lines": re.compile(r"(\r?\n)"),
+    "paragraphs": re.compile(r"(\r?\n[ \t\r]*\n)"),
     # A line, or a mark that ends a sentence before a capital, a number, a formula or a bold word; but no
     # enumerator ("2. Add"), initial ("J. Doe") or abbreviation.
     "sentences": re.compile(
-        r"\r?\n|(?<=[.!?])(?<!^\d\.)(?<!\b[A-Za-z]\.)(?<!\b(?:cf|vs|no|Dr|Mr|St|eq|Eq)\.)(?<!\bMrs\.)"
-        r"[)\"'”’*]*[ \t]+(?=[A-Z0-9\\$(“\"*])",
+        r"(\r?\n)|(?<=[.!?])(?<!^\d\.)(?<!\b[A-Za-z]\.)(?<!\b(?:cf|vs|no|Dr|Mr|St|eq|Eq)\.)(?<!\bMrs\.)"
+        r"[)\"'”’*]*([ \t]+)(?=[A-Z0-9\\$(“\"*])",
         re.M,
     ),
 }
+"""The group is what stands between two steps; a bracket or quote that closes a sentence is the sentence's."""
 _INLINE = re.compile(r"(?<![\\$])\$(?![\s$])[^$\n]*(?<![\s\\])\$(?!\d)")  # as Pandoc tells formulas from dollars
 _WORD = re.compile(r"\w")
 
@@ -65,7 +66,7 @@ def _cut(solution: str, scheme: Scheme) -> Cut:
     if not text:
         raise NotNumbered("empty solution")
     opaque = _INLINE.sub(lambda found: "X" * len(found[0]), masked(text, "X"))  # a sentence may begin with a formula
-    ends = [(found.start(), found.end()) for found in _ENDS[scheme].finditer(opaque)]
+    ends = [found.span(found.lastindex or 0) for found in _ENDS[scheme].finditer(opaque)]
     starts = [0, *(end for _, end in ends)]
     pieces = [text[start:end] for start, end in zip(starts, [*(start for start, _ in ends), len(text)], strict=True)]
     actions: list[str] = []
