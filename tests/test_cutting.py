@@ -63,7 +63,7 @@ def test_sentences_end_where_a_new_one_begins():
         "And J. Doe agrees.",
         "\\(a\\) is it?",
     ]
-    closed = "(Pens are dear.) \"So is ink.\" **Sum.** Then add."
+    closed = '(Pens are dear.) "So is ink." **Sum.** Then add.'
     assert actions(closed, "sentences") == ["(Pens are dear.)", '"So is ink."', "**Sum.**", "Then add."]
     assert actions("```\na. B\nc. D\n```\n1. Add.\n2. Halve.", "sentences") == [
         "```\na. B\nc. D\n```",
